@@ -48,9 +48,10 @@ bench: $(STAMP) ## Measure the tool: speed, memory, and a row for each real mode
 .PHONY: sample
 sample: $(STAMP) ## Check the sample models (FORCE=1 trains them again)
 ifdef FORCE
-	$(BIN)/python -m pip install --quiet -r sample_models/requirements.txt
-	$(BIN)/python sample_models/make_digits_cnn.py
-	$(BIN)/python sample_models/make_language_id.py
+	$(PYTHON) -m venv $(BUILD)/venv-sample
+	$(BUILD)/venv-sample/bin/python -m pip install --quiet --requirement sample_models/requirements.txt
+	$(BUILD)/venv-sample/bin/python sample_models/make_digits_cnn.py
+	$(BUILD)/venv-sample/bin/python sample_models/make_language_id.py
 endif
 	$(BIN)/python -m pytest tests/test_sample_models.py
 
@@ -58,7 +59,7 @@ endif
 setup: $(STAMP) ## Make .venv with everything for development
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,images,text]'
 	@touch $@
