@@ -232,7 +232,7 @@ def test_candidates_are_few_different_and_fit_the_declared_inputs() -> None:
 
 
 def test_a_contradiction_in_the_graph_comes_last() -> None:
-    graph = """g (float[n, f] x) => (float y) <float[32, 4] w>
+    graph = """g (float[n, f] x) => (float[n, m] y) <float[32, 4] w>
         { a = Concat<axis=1>(x, x) y = MatMul(a, w) }"""
     assert place_of_first_that_runs(model(graph)) == 0
     assert synthetic(model(graph)).first()["x"].shape == (1, 16)
