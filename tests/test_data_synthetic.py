@@ -236,7 +236,7 @@ def test_a_contradiction_in_the_graph_comes_last() -> None:
         { a = Concat<axis=1>(x, x) y = MatMul(a, w) }"""
     assert place_of_first_that_runs(model(graph)) == 0
     assert synthetic(model(graph)).first()["x"].shape == (1, 16)
-    baked = """g (int64[b, s] ids) => (float y) <float[9, 2] table, float[1, 32, 2] positions>
+    baked = """g (int64[b, s] ids) => (float[b, s, d] y) <float[9, 2] table, float[1, 32, 2] positions>
         { e = Gather(table, ids) y = Add(e, positions) }"""
     assert synthetic(model(baked)).first()["ids"].shape == (1, 32)
 
