@@ -1,0 +1,232 @@
+"""Latency of two models, measured in pairs so that what disturbs one disturbs the other.
+
+The unit is a block of four turns, A B B A, on the same inputs: its ratio (A₁ + A₂) / (B₁ + B₂) is free of the
+order and of any drift that is linear in time. A turn is so many calls that it lasts a few milliseconds, the
+same number for both. Where a single call lasts long, order and caches no longer matter: each pair A B or B A
+is a unit.
+
+The speedup is the median of the units' ratios. Its 95 % confidence interval lies between two order statistics
+x₍ₖ₎ and x₍ₙ₊₁₋ₖ₎ with k the largest for which P(Binomial(n, ½) < k) ≤ 2.5 % (David and Nagaraja, Order
+Statistics, 7.1): nothing is assumed of the noise but that it is as often high as low. With fewer than six
+units it is the range of what was seen, which covers the median with probability 1 − 2¹⁻ⁿ.
+
+That is the interval for these sessions. Another session of the same model is 1 to 4 % faster or slower, as
+its memory happens to lie, and the one loaded first is rather slower. No number of calls averages that out:
+rounds with fresh sessions, loaded in the other order, do in part, and 2.5 % are added on the log scale, in
+quadrature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from onnxcompress.report import Percentiles
+
+Call = Callable[[], object]
+Callers = Sequence[tuple[Call, Call]]
+Clock = Callable[[], float]
+T = TypeVar("T")
+
+_TURN_MS = 3.0
+_LONG_CALL_MS = 20.0  # from here on, one call is a turn and one pair a unit
+_MOST_REPEATS = 200
+_SURE_UNITS = 6  # the fewest that give a 95 % interval
+_FEWEST_UNITS = 3
+_SESSION_SPREAD = 0.025
+_NARROW, _WIDE = 0.02, 0.10  # width of the interval relative to the speedup
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency per call of both models, and how many times faster the second one is."""
+
+    units: int
+    original_ms: Percentiles
+    compressed_ms: Percentiles
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    seconds: float  # spent within calls
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """One pair: the calls of each model in milliseconds."""
+
+    original: tuple[float, ...]
+    compressed: tuple[float, ...]
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        return _median(self.original), _median(self.compressed)
+
+    @property
+    def seconds(self) -> float:
+        return (sum(self.original) + sum(self.compressed)) / 1000
+
+
+def paired(
+    rounds: Sequence[Callable[[], Callers]],
+    seconds: float = 4.0,
+    seen: Sequence[tuple[float, float]] = (),
+    clock: Clock = time.perf_counter,
+) -> Timing:
+    """Time two models against each other.
+
+    It stops early when the interval is narrow, goes on to twice the time when it is wide, and longer only for
+    the few units without which there is no interval.
+
+    Args:
+        rounds: each gives, for each set of inputs, a call of the original and one of the compressed model;
+            several rounds, with sessions of their own, share the time.
+        seconds: time to spend within calls.
+        seen: milliseconds of pairs of calls already made in alternating order, after a warm-up.
+        clock: seconds, from any origin.
+    """
+    turns: list[_Turns] = []
+    long, repeats = False, 1
+    for number, make in enumerate(rounds):
+        callers = make()
+        known = [[pair[i] for pair in seen] for i in (0, 1)] if seen and not number else None
+        fastest = min(_median(times) for times in known or [_warm_up(call, clock) for call in callers[0]])
+        if not number:
+            long = fastest >= _LONG_CALL_MS
+            repeats = 1 if long else min(_MOST_REPEATS, max(1, math.ceil(_TURN_MS / max(fastest, 1e-3))))
+        before = [_Turns((a,), (b,)) for a, b in seen] if long and not number else []
+        turns += _collect(before, callers, repeats, long, seconds / len(rounds), clock)
+    return _summary(turns, long)
+
+
+def _collect(
+    turns: list[_Turns], callers: Callers, repeats: int, long: bool, seconds: float, clock: Clock
+) -> list[_Turns]:
+    """The turns of one round: those given, and more until there are enough for so many seconds."""
+    with _no_collection():
+        while not _enough(turns, long, seconds):
+            for original, compressed in callers:
+                turns += _unit(original, compressed, repeats, long, len(turns), clock)
+                if _enough(turns, long, seconds):
+                    break
+    return turns
+
+
+def timed(call: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, float]:
+    """The result of one call, and its milliseconds."""
+    started = clock()
+    result = call()
+    return result, (clock() - started) * 1000
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median and the bounds of its 95 % confidence interval."""
+    ordered = sorted(values)
+    k = _rank(len(ordered))
+    return _median(ordered), ordered[k - 1], ordered[-k]
+
+
+def with_spread(middle: float, low: float, high: float) -> tuple[float, float, float]:
+    """The interval widened by what two sessions of one model differ."""
+    down, up = (math.hypot(math.log(bound / middle), _SESSION_SPREAD) for bound in (low, high))
+    return middle, middle * math.exp(-down), middle * math.exp(up)
+
+
+@functools.cache
+def _rank(n: int) -> int:
+    """The k of the order statistics that bound the median of n values, at least 1."""
+    if n > 200:
+        return math.floor(n / 2 - 0.98 * math.sqrt(n))
+    k, below = 0, math.comb(n, 0)
+    while 40 * below <= 2**n:
+        k += 1
+        below += math.comb(n, k)
+    return max(1, k)
+
+
+def _unit(a: Call, b: Call, repeats: int, long: bool, done: int, clock: Clock) -> list[_Turns]:
+    """One more unit: a block A B B A or B A A B, or a single pair A B or B A, in turns."""
+    a_first = (done if long else done // 2) % 2 == 0
+    x, y = (a, b) if a_first else (b, a)
+    pairs = [(_turn(x, repeats, clock), _turn(y, repeats, clock))]
+    if not long:
+        last_y = _turn(y, repeats, clock)
+        pairs.append((_turn(x, repeats, clock), last_y))
+    return [_Turns(*pair) if a_first else _Turns(*reversed(pair)) for pair in pairs]
+
+
+def _turn(call: Call, repeats: int, clock: Clock) -> tuple[float, ...]:
+    times = []
+    last = clock()
+    for _ in range(repeats):
+        call()
+        now = clock()
+        times.append((now - last) * 1000)
+        last = now
+    return tuple(times)
+
+
+def _warm_up(call: Call, clock: Clock) -> list[float]:
+    """A first call, which is slow and not counted, and a few more for an estimate."""
+    _, first = timed(call, clock)
+    return [timed(call, clock)[1] for _ in range(1 if first > _LONG_CALL_MS else 3)]
+
+
+def _ratios(turns: Sequence[_Turns], long: bool) -> list[float]:
+    medians = [t.medians for t in turns]
+    if not long:
+        medians = [(a + c, b + d) for (a, b), (c, d) in zip(medians[::2], medians[1::2], strict=True)]
+    return [a / max(b, 1e-9) for a, b in medians]
+
+
+def _enough(turns: Sequence[_Turns], long: bool, seconds: float) -> bool:
+    units = len(turns) if long else len(turns) // 2
+    spent = sum(t.seconds for t in turns)
+    if units < _SURE_UNITS:
+        return units >= _FEWEST_UNITS and spent >= 4 * seconds
+    if spent < seconds / 4:
+        return False
+    middle, low, high = median_interval(_ratios(turns, long))
+    width = (high - low) / middle
+    if spent < seconds:
+        return width <= _NARROW and units >= 2 * _SURE_UNITS
+    return width <= _WIDE or spent >= 2 * seconds
+
+
+def _summary(turns: Sequence[_Turns], long: bool) -> Timing:
+    ratios = _ratios(turns, long)
+    middle, low, high = with_spread(*median_interval(ratios))
+    original = [t for turn in turns for t in turn.original]
+    compressed = [t for turn in turns for t in turn.compressed]
+    spent = sum(t.seconds for t in turns)
+    return Timing(len(ratios), _percentiles(original), _percentiles(compressed), middle, low, high, spent)
+
+
+def _percentiles(times: Sequence[float]) -> Percentiles:
+    p50, p95 = np.percentile(times, [50, 95])
+    return Percentiles(float(p50), float(p95))
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector, whose pauses would count as latency."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,234 @@
+"""A compressed model against its original: does it still do the same, and what has been won.
+
+In this order, so that nothing is run twice and no failure hides an earlier one: the file itself
+(`structure`); loading; calls of both models on the same inputs, from which come fidelity, metrics, and the
+warm-up for timing; latency in pairs; budgets. A compressed model that fails is a result, not an error; errors
+are for what keeps verification from being done: the device, the memory, the data, an original that does not
+run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from onnxcompress.errors import RuntimeFailure, UsageError
+from onnxcompress.graph.model import Model
+from onnxcompress.progress import Silent
+from onnxcompress.report import BudgetResult, Fidelity, Latency, Metric
+from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
+from onnxcompress.runtime.session import Device, Session
+from onnxcompress.runtime.timing import Callers, Timing, paired
+from onnxcompress.verify.budgets import Budgets, judge
+from onnxcompress.verify.calls import Calls, Outcome
+from onnxcompress.verify.facts import size_bytes
+from onnxcompress.verify.metrics import relative_drop
+from onnxcompress.verify.scores import producers
+from onnxcompress.verify.structure import structure_checks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnxcompress.data.dataset import Dataset
+    from onnxcompress.progress import Progress
+
+_RELOAD_SHARE = 0.1  # of the time for latency, which loading both models once more may cost
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify. ``metric`` needs labels; times are in seconds."""
+
+    device: Device = "cpu"
+    threads: int | None = None
+    budgets: Budgets = field(default_factory=Budgets)
+    metric: str | None = None
+    latency: bool = True
+    latency_seconds: float = 4.0
+    fidelity_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All that was found. ``checks`` holds the standing checks, then the budgets."""
+
+    fidelity: Fidelity | None
+    latency: Latency | None
+    metrics: dict[str, Metric]
+    checks: tuple[BudgetResult, ...]
+    notes: tuple[str, ...]
+    passed: bool
+
+
+def verify(
+    original: Path,
+    compressed: Path,
+    dataset: Dataset | None,
+    options: VerifyOptions | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Verify a compressed model.
+
+    Args:
+        original: the model that it was made from.
+        compressed: the compressed model.
+        dataset: inputs to run both on; without any, only the structure is verified and that both load.
+        options: device, budgets, times.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: a budget cannot be judged without labels.
+        ModelError: a file is no usable model.
+        DataError: the data or labels do not fit the model.
+        RuntimeFailure: the device is not to be had, memory runs out, or the original does not run.
+    """
+    return _Verifier(original, compressed, options or VerifyOptions(), progress or Silent()).run(dataset)
+
+
+class _Verifier:
+    def __init__(self, original: Path, compressed: Path, options: VerifyOptions, progress: Progress) -> None:
+        self.paths = original, compressed
+        self.models = Model.open(original), Model.open(compressed)
+        self.options = options
+        self.progress = progress
+        self.checks: list[BudgetResult] = []
+        self.notes: list[str] = []
+        self.outcome = Outcome()
+        self.latency: Latency | None = None
+        self.reason = "no data were given"
+
+    def run(self, dataset: Dataset | None) -> Verification:
+        self.checks += structure_checks(*self.models)
+        sessions = self._load()
+        if sessions and dataset is not None:
+            self._compare(*sessions, dataset)
+        fidelity = self.outcome.fidelity
+        self.checks += judge(self.options.budgets, self._measured(fidelity), self.reason)
+        passed = all(check.ok for check in self.checks)
+        return Verification(
+            fidelity, self.latency, self.outcome.metrics, tuple(self.checks), tuple(self.notes), passed
+        )
+
+    def _load(self) -> tuple[Session, Session] | None:
+        """Both models loaded; None where there is nothing to compare."""
+        self.progress.start("loading both models")
+        device, threads = self.options.device, self.options.threads
+        try:
+            first = Session(self.paths[0], device, threads)
+        except UnsupportedModel as error:
+            self.reason = f"the original cannot be run: {error.message}"
+            self.notes.append(f"only the structure was verified; {self.reason}")
+            return None
+        except RuntimeFailure as error:
+            raise type(error)(f"the original cannot be run: {error.message}", error.hint) from error
+        try:
+            second = Session(self.paths[1], device, threads)
+        except OutOfMemory:
+            raise
+        except RuntimeFailure as error:
+            self._fail("loads", error.message)
+            return None
+        self.checks.append(BudgetResult("loads", "loads", "loads", ok=True))
+        self._note_placement(first, second)
+        if not next(check.ok for check in self.checks if check.name == "interface"):
+            self.reason = "the interface differs"
+            return None
+        return first, second
+
+    def _fail(self, name: str, message: str) -> None:
+        self.checks.append(BudgetResult(name, name, message, ok=False))
+        self.reason = message
+
+    def _note_placement(self, *sessions: Session) -> None:
+        for which, session in zip(("original", "compressed model"), sessions, strict=True):
+            if session.nodes_on_cpu:
+                nodes = session.nodes_on_cpu
+                shown = ", ".join(nodes[:10]) + (", ..." if len(nodes) > 10 else "")
+                self.notes.append(
+                    f"{len(nodes)} nodes of the {which} placed on the CPU by ONNX Runtime: {shown}"
+                )
+
+    def _compare(self, first: Session, second: Session, dataset: Dataset) -> None:
+        calls = Calls(
+            first, second, producers(self.models[0].proto.graph), self.options.metric, self.progress
+        )
+        self.outcome = calls.compare(dataset, self.options.fidelity_seconds)
+        self.notes += self.outcome.notes
+        if self.outcome.fault is not None:
+            self._fail("runs", self.outcome.fault)
+            return
+        if self.outcome.fidelity is None:
+            self.reason = "the made-up inputs do not run"
+            return
+        self.checks.append(BudgetResult("runs", "runs", "runs", ok=True))
+        self.checks.append(BudgetResult("finite", 0.0, float(self.outcome.bad), self.outcome.bad == 0))
+        _require_judgeable(self.options.budgets, self.outcome)
+        if self.options.latency:
+            self._time(first, second)
+
+    def _time(self, first: Session, second: Session) -> None:
+        self.progress.start("timing both models")
+        kept = self.outcome.kept
+
+        def loaded() -> Callers:
+            return [(first.caller(feeds), second.caller(feeds)) for feeds in kept]
+
+        def fresh() -> Callers:
+            b, a = (Session(path, first.device, first.threads) for path in reversed(self.paths))
+            return [(a.caller(feeds), b.caller(feeds)) for feeds in kept]
+
+        seconds = self.options.latency_seconds
+        quick = first.load_ms + second.load_ms <= _RELOAD_SHARE * seconds * 1000
+        seen = self.outcome.times if first.device == "cpu" else ()
+        timing = paired([loaded, fresh] if quick else [loaded], seconds, seen)
+        self.progress.finish()
+        self.latency = _latency(timing, first, second, self.outcome.batch)
+        if timing.speedup_high < 1:
+            self.notes.insert(0, f"SLOWER than the original: {timing.speedup:.2f} times its speed")
+
+    def _measured(self, fidelity: Fidelity | None) -> dict[str, float | None]:
+        before, after = (size_bytes(model) for model in self.models)
+        fraction = (self.options.budgets.max_size or 0) <= 1
+        found: dict[str, float | None] = {
+            "max_size": after / before if fraction else float(after),
+            "min_speedup": self.latency.speedup if self.latency else None,
+        }
+        if fidelity:
+            found |= {
+                "min_sqnr": fidelity.sqnr_db,
+                "min_cosine": fidelity.cosine,
+                "min_agreement": fidelity.agreement,
+            }
+            found["max_drop"] = None if fidelity.agreement is None else 1 - fidelity.agreement
+        for name, metric in self.outcome.metrics.items():
+            found["max_drop"] = relative_drop(name, metric)
+        return found
+
+
+def _require_judgeable(budgets: Budgets, outcome: Outcome) -> None:
+    """Refuse a budget on what these data cannot tell."""
+    if outcome.fidelity is None or outcome.fidelity.agreement is not None:
+        return
+    for name in ("max_drop", "min_agreement"):
+        if name in budgets.asked and (name == "min_agreement" or not outcome.metrics):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} cannot be judged: no output of this model is scores of classes",
+                "Give --data with --labels for --max-drop, or set a limit with --min-sqnr or --min-cosine.",
+            )
+
+
+def _latency(timing: Timing, first: Session, second: Session, batch: int | None) -> Latency:
+    return Latency(
+        device=first.device,
+        threads=first.threads,
+        batch=batch,
+        pairs=timing.units,
+        original_ms=timing.original_ms,
+        compressed_ms=timing.compressed_ms,
+        speedup=timing.speedup,
+        speedup_low=timing.speedup_low,
+        speedup_high=timing.speedup_high,
+        load_original_ms=first.load_ms,
+        load_compressed_ms=second.load_ms,
+    )
