@@ -55,7 +55,7 @@ class Page:
         self.close()
         if not self._quiet:
             blocks = plan(report) if dry_run else summary(report, verbose=self._verbose)
-            self._blocks([*blocks, *_written(path, passed=passed)])
+            self._blocks([*blocks, *_written(report, path, passed=passed)])
             self.line("")
         self.line(closing.closing(report, path, passed=passed, dry_run=dry_run))
 
@@ -78,8 +78,8 @@ def _bar() -> LateProgress:
     return LateProgress()
 
 
-def _written(path: Path | None, *, passed: bool) -> Sequence[Block]:
-    if path is None:
+def _written(report: Report, path: Path | None, *, passed: bool) -> Sequence[Block]:
+    if path is None or not report.steps:  # a verification writes nothing
         return ()
     word = "wrote" if passed else "did not pass, kept for inspection at"
     return (Lines("", (Cell(f"{word} {words.safe(path)}", "good" if passed else "bad"),)),)

@@ -1,0 +1,43 @@
+"""`onnxcompress compress`: the steps and budgets of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxcompress.cli.flags import flat
+from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ModelPath, ReportFlags, WriteFlags
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe", metavar="FILE|NAME", help="A recipe.toml, or the name of a recipe that ships with it."
+    ),
+]
+
+
+@app.command("compress")
+@flat
+def compress(
+    model: ModelPath, recipe: RecipeName, write: WriteFlags, budgets: BudgetFlags,
+    data: DataFlags, machine: MachineFlags, report: ReportFlags,
+) -> None:  # fmt: skip
+    """Run the steps of a recipe, and hold the result to its budgets.
+
+    Budgets given as options replace those of the recipe.
+    """
+    from onnxcompress.recipe import Recipe
+
+    from onnxcompress.cli.work import run_recipe
+
+    found = Recipe.from_toml(Path(recipe)) if _is_file(recipe) else Recipe.ready(recipe)
+    found = dataclasses.replace(found, budgets=budgets.budgets(found.budgets))
+    run_recipe(model, found, write, data, machine, report)
+
+
+def _is_file(recipe: str) -> bool:
+    return recipe.endswith(".toml") or Path(recipe).exists()

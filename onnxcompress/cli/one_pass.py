@@ -1,0 +1,60 @@
+"""The verb of a pass: a recipe of one step, after the simplifier unless that is turned off."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from onnxcompress.recipe import Recipe
+
+from onnxcompress.cli.flags import flat
+from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ModelPath, ReportFlags, WriteFlags
+from onnxcompress.cli.work import run_recipe
+from onnxcompress.passes.base import Pass, find_pass
+
+_SIMPLIFY = "simplify"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A pass that works on a simplified graph."""
+
+    no_simplify: Annotated[
+        bool, typer.Option("--no-simplify", help="Leave out the simplifier that runs first.")
+    ] = False
+
+    def steps(self) -> tuple[Pass, ...]:
+        """What runs before the pass."""
+        return () if self.no_simplify else (find_pass(_SIMPLIFY)(),)
+
+
+@dataclass(frozen=True)
+class Unprepared:
+    """A pass that needs nothing before it."""
+
+    def steps(self) -> tuple[Pass, ...]:
+        """Nothing runs before the pass."""
+        return ()
+
+
+def app_of(name: str) -> typer.Typer:
+    """The verb of the pass of that name."""
+    kind = find_pass(name)
+
+    def command(
+        model: ModelPath, options: Any, prepared: Prepared, write: WriteFlags, budgets: BudgetFlags,
+        data: DataFlags, machine: MachineFlags, report: ReportFlags,
+    ) -> None:  # fmt: skip
+        recipe = Recipe.of((*prepared.steps(), options), budgets.budgets(), name)
+        run_recipe(model, recipe, write, data, machine, report)
+
+    command.__annotations__ |= {"options": kind, "prepared": Unprepared if name == _SIMPLIFY else Prepared}
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app.command(name, help=_paragraph(kind))(flat(command))
+    return app
+
+
+def _paragraph(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").split("\n\n", 1)[0]

@@ -1,0 +1,67 @@
+"""`onnxcompress recipe`: the schema of recipes, a recipe to start from, and a check of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxcompress.errors import UsageError
+
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, help="Write and check recipes.", no_args_is_help=True
+)
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="The file to write; by default standard output.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def schema(output: Output = None, force: Force = False, debug: Debug = False) -> None:  # noqa: ARG001 - main reads debug
+    """Print the JSON Schema of recipes, for editors and checks."""
+    from onnxcompress.recipe import json_schema
+
+    _write(json.dumps(json_schema(), indent=2) + "\n", output, force=force)
+
+
+@app.command()
+def init(
+    name: Annotated[
+        str | None, typer.Argument(help="The ready recipe to start from; by default they are listed.")
+    ] = None,
+    output: Output = None,
+    force: Force = False,
+    debug: Debug = False,  # noqa: ARG001 - main reads it
+) -> None:
+    """Print a ready recipe to start from, or the names of all of them."""
+    from onnxcompress.recipe import Recipe, ready_names
+
+    text = Recipe.ready(name).to_toml() if name else "".join(f"{known}\n" for known in ready_names())
+    _write(text, output, force=force)
+
+
+@app.command()
+def check(
+    recipe: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe to check.")],
+    debug: Debug = False,  # noqa: ARG001 - main reads it
+) -> None:
+    """Check a recipe without running it."""
+    from onnxcompress.recipe import Recipe
+
+    from onnxcompress.render import words
+
+    found = Recipe.from_toml(recipe)
+    typer.echo(f"onnxcompress: PASSED {words.safe(recipe)}: {words.plural(len(found.steps), 'step')}")
+
+
+def _write(text: str, output: Path | None, *, force: bool) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    if output.exists() and not force:
+        raise UsageError(f"{output} exists", "Choose another name, or overwrite it with --force.")
+    output.write_text(text, encoding="utf-8")

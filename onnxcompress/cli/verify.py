@@ -1,0 +1,32 @@
+"""`onnxcompress verify`: is this compressed model as good as that original?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxcompress.cli.flags import flat
+from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ReportFlags
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+Original = Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model as it was.")]
+Compressed = Annotated[Path, typer.Argument(metavar="COMPRESSED", help="The model to judge.")]
+
+
+@app.command("verify")
+@flat
+def verify(
+    original: Original, compressed: Compressed, budgets: BudgetFlags, data: DataFlags,
+    machine: MachineFlags, report: ReportFlags,
+) -> None:  # fmt: skip
+    """Compare a compressed model with its original: interface, fidelity, latency, size and budgets."""
+    from onnxcompress.compress import verify_models
+
+    from onnxcompress.cli import work
+
+    report.check(original, compressed, data.data, data.labels, data.tokenizer)
+    with work.opened(report) as page:
+        options = work.run_options(page, data, machine)
+        work.show(page, verify_models(original, compressed, budgets.budgets(), options), report)

@@ -1,0 +1,73 @@
+"""What every verb does around its work: the page opens, the work runs, the report is written and shown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from onnxcompress.compress import Result, RunOptions, compress
+from onnxcompress.recipe import Recipe
+
+from onnxcompress.cli.options import DataFlags, MachineFlags, ReportFlags, WriteFlags
+from onnxcompress.render.console import Page
+
+
+def run_recipe(
+    model: Path,
+    recipe: Recipe,
+    write: WriteFlags,
+    data: DataFlags,
+    machine: MachineFlags,
+    report: ReportFlags,
+) -> None:
+    """Run the recipe on the model, show what came of it, and exit with 1 if it did not pass."""
+    report.check(model, write.output, data.data, data.labels, data.tokenizer)
+    with opened(report) as page:
+        result = compress(model, recipe, run_options(page, data, machine, write))
+        show(page, result, report, dry_run=write.dry_run)
+
+
+def run_options(
+    page: Page, data: DataFlags, machine: MachineFlags, write: WriteFlags | None = None
+) -> RunOptions:
+    """The options of a run from the flags of a verb."""
+    write = write or WriteFlags()
+    return RunOptions(
+        output=write.output,
+        force=write.force,
+        dry_run=write.dry_run,
+        verify=not write.no_verify,
+        data=data.data,
+        data_options=data.options(),
+        metric=data.metric,
+        device=machine.device,
+        threads=machine.threads,
+        seed=machine.seed,
+        progress=page.progress,
+    )
+
+
+@contextlib.contextmanager
+def opened(report: ReportFlags) -> Iterator[Page]:
+    """The page of a verb, closed whatever happens, so that no bar stays on the terminal."""
+    page = Page(quiet=report.quiet, verbose=report.verbose, stdout_taken=report.json == "-")
+    try:
+        yield page
+    finally:
+        page.close()
+
+
+def show(page: Page, result: Result, report: ReportFlags, *, dry_run: bool = False) -> None:
+    """Write the report where it was asked for, show the page, and exit with 1 if the result did not pass."""
+    for path in report.files():
+        result.report.write_json(path)
+    if report.json == "-":
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(json.dumps(result.report.to_json(), indent=2, allow_nan=False) + "\n")
+    page.report(result.report, result.path, passed=result.passed, dry_run=dry_run)
+    if not result.passed:
+        raise typer.Exit(1)
