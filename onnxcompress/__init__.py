@@ -1,0 +1,46 @@
+"""Compression of ONNX models, verified with ONNX Runtime.
+
+    import onnxcompress
+
+    result = onnxcompress.quantize("model.onnx", bits=8)
+    print(result.path, result.report.fidelity.sqnr_db, result.report.latency.speedup)
+
+Each function reads a model file, writes a new one beside it (or to ``output``), verifies it against the original and
+returns a `Result` with the whole `Report`. The command line calls these and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcompress.api import compress, quantize, simplify, verify
+    from onnxcompress.compress import Result, RunOptions
+    from onnxcompress.data.options import DataOptions
+    from onnxcompress.errors import DataError, ModelError, OnnxCompressError, RuntimeFailure, UsageError
+    from onnxcompress.recipe import Recipe
+    from onnxcompress.report import Report
+    from onnxcompress.verify.budgets import Budgets
+
+_PLACES = {
+    "compress": "api", "quantize": "api", "simplify": "api", "verify": "api",
+    "Result": "compress", "RunOptions": "compress", "DataOptions": "data.options", "Recipe": "recipe",
+    "Report": "report", "Budgets": "verify.budgets", "OnnxCompressError": "errors", "UsageError": "errors",
+    "ModelError": "errors", "DataError": "errors", "RuntimeFailure": "errors",
+}  # fmt: skip
+
+__all__ = [
+    "Budgets", "DataError", "DataOptions", "ModelError", "OnnxCompressError", "Recipe", "Report", "Result",
+    "RunOptions", "RuntimeFailure", "UsageError", "compress", "quantize", "simplify", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'onnxcompress' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"onnxcompress.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value

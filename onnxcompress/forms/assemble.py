@@ -1,0 +1,89 @@
+"""One edit for one weight: its tensors stored once, and for each of its readers the form chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxcompress.forms import blockwise, decode, dynamic, fused, gather
+from onnxcompress.forms.base import Codes, Reading, Writing, codes_of, edit_source
+from onnxcompress.forms.product import product_of
+from onnxcompress.forms.stored import Stored, store
+from onnxcompress.graph.edit import Edit
+from onnxcompress.graph.layers import Leaf
+
+MIN_OPSETS = {dynamic.ONE_PASS: dynamic.MIN_OPSET, dynamic.TWO_PASSES: dynamic.MIN_OPSET, fused.NAME: fused.MIN_OPSET}
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An edit, the bytes of the tensors that it stores, and the codes, which know their error once computed."""
+
+    edit: Edit
+    nbytes: int
+    codes: Codes
+
+
+def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
+    """The forms in which a reader can have this weight; ``decode`` always is one."""
+    names = [decode.NAME]
+    if gather.fits(writing, leaf):
+        names.append(gather.NAME)
+    found = product_of(writing, leaf)
+    if found is not None:
+        if dynamic.fits(writing):
+            names += [dynamic.ONE_PASS, dynamic.TWO_PASSES]
+            if writing.groups.shared == ((1,) if found.transposed else (0,)):
+                names.append(fused.NAME)
+        if blockwise.block_size(writing, found) is not None:
+            names.append(blockwise.NAME)
+    return tuple(names)
+
+
+def assemble(
+    writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]
+) -> Assembled:
+    """Write a weight such that each reader has it in the form chosen for it."""
+    weight = writing.weight
+    codes = codes_of(writing, scale_dtype)
+    stored = store(writing, codes, scale_dtype, by_row=gather.NAME in choice.values())
+    readings = [r for leaf, form in choice.items() if (r := _reading(writing, stored, leaf, form)) is not None]
+    decoded = decode.NAME in choice.values()
+    if decoded:
+        nodes, constants = decode.decoding(writing, stored)
+        readings.append(Reading(tuple(constants), tuple(nodes)))
+    source = edit_source(weight)
+    unread = () if decoded else _unread_chains(choice)
+    edit = Edit(
+        scope=weight.scope,
+        tensors=(*stored.tensors, *(t for r in readings for t in r.tensors)),
+        prelude=tuple(n for r in readings for n in r.prelude),
+        replaced=tuple(x for r in readings for x in r.replaced),
+        removed=(*source.get("removed", ()), *unread),  # type: ignore[arg-type]
+        dropped=source.get("dropped", ()),  # type: ignore[arg-type]
+        domains=tuple(d for r in readings for d in r.domains),
+        min_opset=max((MIN_OPSETS.get(form, 1) for form in choice.values()), default=1),
+    )
+    return Assembled(edit, stored.nbytes, codes)
+
+
+def _reading(writing: Writing, stored: Stored, leaf: Leaf, form: str) -> Reading | None:
+    """What a reader needs; None for one that reads the decoded weight under its old name."""
+    if form == gather.NAME:
+        return gather.lookup(writing, stored, leaf)
+    found = product_of(writing, leaf)
+    if form == decode.NAME or found is None:
+        return None
+    if form == fused.NAME:
+        return fused.product_form(writing, stored, found)
+    if form == blockwise.NAME:
+        return blockwise.product_form(writing, stored, found)
+    return dynamic.product_form(writing, stored, found, passes=2 if form == dynamic.TWO_PASSES else 1)
+
+
+def _unread_chains(choice: Mapping[Leaf, str]) -> tuple[onnx.NodeProto, ...]:
+    """The nodes between the weight and its readers, which all read its codes now."""
+    return tuple({id(node): node for leaf in choice for node in leaf.chain}.values())

@@ -1,0 +1,123 @@
+"""What the forms share: a weight that is to be written, codes computed once for all that stores them, and nodes.
+
+A *form* is a way to write a compressed weight into the graph. Each form is a module with one function that returns
+the tensors and nodes for a weight, and states the operator sets that it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxcompress.errors import ModelError
+from onnxcompress.graph.edit import Namer, NewTensor, Replacement, Rewire
+from onnxcompress.graph.layers import Weight
+from onnxcompress.graph.model import Model, Tensor
+from onnxcompress.solvers.grid import Grid, Groups, Quantized, quantize
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Writing:
+    """One weight on its way into a form. ``flipped``: a matrix that is stored as its transpose from now on."""
+
+    model: Model
+    weight: Weight
+    grid: Grid
+    groups: Groups
+    namer: Namer
+    flipped: bool = False
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Shape of the weight as it will be stored."""
+        return self.weight.dims[::-1] if self.flipped else self.weight.dims
+
+    def values(self) -> np.ndarray:
+        """The weight, in the shape in which it will be stored."""
+        array = self.model.array(self.weight.tensor)
+        return array.T if self.flipped else array
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one reader of a stored weight needs: constants, constant nodes, and what comes in its place."""
+
+    tensors: tuple[NewTensor, ...] = ()
+    prelude: tuple[onnx.NodeProto, ...] = ()
+    replaced: tuple[Replacement, ...] = ()
+    rewired: tuple[Rewire, ...] = ()
+    domains: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass
+class Codes:
+    """The quantized weight, computed when the first of its tensors is written and let go after the last.
+
+    ``tensors`` counts the stored tensors that still have to be filled from one computation.
+    """
+
+    compute: Callable[[], Quantized]
+    tensors: int = 0
+    error: float | None = None
+    _held: Quantized | None = field(default=None, repr=False)
+    _left: int = 0
+
+    def stored(self, name: str, dtype: np.dtype, dims: tuple[int, ...], view: Callable[[Quantized], np.ndarray],
+               ) -> NewTensor:  # fmt: skip
+        """A tensor that holds a part of the quantized weight."""
+        self.tensors += 1
+
+        def values() -> np.ndarray:
+            if self._held is None:
+                self._held, self._left = self.compute(), self.tensors
+                self.error = self._held.error
+            held = self._held
+            self._left -= 1
+            if self._left == 0:
+                self._held = None
+            return np.ascontiguousarray(view(held).astype(dtype, copy=False).reshape(dims))
+
+        return NewTensor(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), dims, values)
+
+
+def codes_of(writing: Writing, scale_dtype: np.dtype | None = None) -> Codes:
+    """The quantized weight of a writing, not yet computed."""
+
+    def compute() -> Quantized:
+        try:
+            return quantize(writing.values(), writing.grid, writing.groups, scale_dtype)
+        except ValueError as error:
+            label = writing.weight.label
+            raise ModelError(
+                f"the weight {label!r} holds NaN or infinity", f"Mend the model, or leave it out: --exclude {label!r}."
+            ) from error
+
+    return Codes(compute)
+
+
+def node(op: str, inputs: list[str], output: str, domain: str = "", **attributes: object) -> onnx.NodeProto:
+    """A node with one output, named after it."""
+    return helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
+
+
+def small(name: str, values: np.ndarray) -> NewTensor:
+    """A tensor of few values, known at once."""
+    return NewTensor(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape, lambda: values)
+
+
+def float_name(data_type: int) -> str:
+    """The type as users write it."""
+    return str(Tensor.DataType.Name(data_type)).lower()
+
+
+def edit_source(weight: Weight) -> dict[str, tuple[object, ...]]:
+    """What becomes of the stored tensor itself: the Constant node goes, or the initializer."""
+    if weight.constant is not None:
+        return {"removed": (weight.constant,)}
+    return {"dropped": (weight.name,)}

@@ -1,0 +1,117 @@
+"""The self-decoding form: stored as codes, decoded by constant nodes that a runtime folds once, when it loads.
+
+    W = reshape(s · (cast(q) − z))
+
+Only Cast, Sub, Mul and Reshape are used (Floor and Concat besides where several codes share a byte), so any opset
+and any runtime can read it. ONNX Runtime folds it to the float tensor that was there before: a smaller file, at
+exactly the original's speed and memory. DequantizeLinear would not do: it is kept at load and run on every call.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxcompress.forms.base import Writing, edit_source, node, small
+from onnxcompress.forms.packing import unpacking_nodes
+from onnxcompress.forms.stored import Stored
+from onnxcompress.graph.edit import Edit, NewTensor
+from onnxcompress.graph.model import Tensor
+
+NAME = "decode"
+
+
+def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], list[NewTensor]]:
+    """The nodes that turn stored codes into the weight under its old name, and the constants that they need."""
+    chain = Chain(writing)
+    value = chain.add("Cast", [stored.codes.name], "cast", to=Tensor.FLOAT)
+    groups, weight = writing.groups, writing.weight
+    value = chain.unpacked(value, stored)
+    value = chain.shifted(value, stored.zero_point.name if stored.zero_point else None)
+    scale = stored.scale.name
+    if stored.scale.data_type != Tensor.FLOAT:
+        scale = chain.add("Cast", [scale], "scale_cast", to=Tensor.FLOAT)
+    value = chain.add("Mul", [value, scale], "scaled")
+    if groups.shape != writing.dims:
+        value = chain.shaped(value, writing.dims)
+    if writing.flipped:
+        value = chain.add("Transpose", [value], "unflipped", perm=[1, 0])
+    if weight.tensor.data_type != Tensor.FLOAT:
+        chain.add("Cast", [value], "typed", to=weight.tensor.data_type)
+    # the last node takes the name of the weight, so that no reader has to change
+    chain.nodes[-1].output[0] = weight.name
+    chain.nodes[-1].name = writing.namer(f"{weight.name}_decoded")
+    return chain.nodes, chain.tensors
+
+
+class Chain:
+    """Collects nodes, one after the other, from codes to values."""
+
+    def __init__(self, writing: Writing) -> None:
+        self.writing = writing
+        self.stem = writing.weight.name
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[NewTensor] = []
+
+    def add(self, op: str, inputs: list[str], word: str, **attributes: object) -> str:
+        """One more node; returns the name of its output."""
+        output = self.writing.namer(f"{self.stem}_{word}")
+        self.nodes.append(node(op, inputs, output, **attributes))
+        return output
+
+    def constant(self, word: str, values: np.ndarray) -> str:
+        """One more small constant; returns its name."""
+        tensor = small(self.writing.namer(f"{self.stem}_{word}"), values)
+        self.tensors.append(tensor)
+        return tensor.name
+
+    def unpacked(self, value: str, stored: Stored) -> str:
+        """Codes one by one, in the shape of the groups, from packed bytes."""
+        bits, shape = self.writing.grid.bits, self.writing.groups.shape
+        if bits == 8:
+            return value
+        value = self.planes(value, bits, -1 if stored.by_row else 0)
+        if stored.by_row:
+            return value  # whole bytes to a row: its last axis is as long as it was
+        count = math.prod(shape)
+        if count % (8 // bits):  # a Gather has the same form in every opset, unlike Slice
+            value = self.add("Gather", [value, self.constant("index", np.arange(count))], "cut", axis=0)
+        return self.shaped(value, shape)
+
+    def planes(self, value: str, bits: int, axis: int) -> str:
+        """Packed bytes, cast to float, taken apart along ``axis``."""
+        nodes, tensors, value = unpacking_nodes(value, bits, axis, self.stem, self.writing.namer)
+        self.nodes += nodes
+        self.tensors += tensors
+        return value
+
+    def shifted(self, value: str, zero_point: str | None) -> str:
+        """Codes less their zero point."""
+        grid = self.writing.grid
+        if zero_point is not None:
+            return self.add("Sub", [value, self.add("Cast", [zero_point], "zero_cast", to=Tensor.FLOAT)], "shifted")
+        if grid.bits < 8:
+            return self.add("Sub", [value, self.constant("zero", np.array(-grid.low, np.float32))], "shifted")
+        return value
+
+    def shaped(self, value: str, wanted: tuple[int, ...]) -> str:
+        """The same values in another shape."""
+        return self.add("Reshape", [value, self.constant("shape", np.array(wanted, np.int64))], "shaped")
+
+
+def write_float(writing: Writing, data_type: int) -> Edit:
+    """The edit that stores a weight in a shorter float type and casts it back when it is loaded."""
+    weight = writing.weight
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
+    stored = NewTensor(
+        writing.namer(f"{weight.name}_{dtype.name}"),
+        data_type,
+        weight.dims,
+        lambda: writing.values().astype(np.float32).astype(dtype),
+    )
+    cast = node("Cast", [stored.name], weight.name, to=weight.tensor.data_type)
+    cast.name = writing.namer(f"{weight.name}_decoded")
+    return Edit(weight.scope, (stored,), (cast,), **edit_source(weight))  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""How a quantized weight is stored: once, as codes, scales and zero points, whatever reads it.
+
+Every form reads these same tensors. What a runtime operator wants otherwise (another layout, another packing) is
+made from them by constant nodes, which are folded when the model is loaded; so a weight that an embedding and an
+output layer share stays one tensor in the file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcompress.forms.base import Codes, Writing
+from onnxcompress.forms.packing import pack, packed_length
+from onnxcompress.graph import payload
+from onnxcompress.graph.edit import NewTensor
+from onnxcompress.solvers.grid import Quantized
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of a quantized weight. ``by_row``: codes are packed within rows, else over the whole tensor."""
+
+    codes: NewTensor
+    scale: NewTensor
+    zero_point: NewTensor | None
+    by_row: bool
+
+    @property
+    def tensors(self) -> tuple[NewTensor, ...]:
+        """All of them."""
+        return tuple(t for t in (self.codes, self.scale, self.zero_point) if t is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(payload.stored_bytes(t.data_type, t.dims) for t in self.tensors)
+
+
+def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool) -> Stored:
+    """The tensors that hold codes, scales and zero points."""
+    grid, groups, stem, namer = writing.grid, writing.groups, writing.weight.name, writing.namer
+    name = namer(f"{stem}_quantized")
+    if grid.bits == 8:
+        stored = codes.stored(name, grid.dtype, groups.shape, lambda q: q.codes)
+    else:
+        rows, last = (groups.shape[:-1], groups.shape[-1]) if by_row else ((), math.prod(groups.shape))
+        dims = (*rows, packed_length(last, grid.bits))
+        offset = np.int16(grid.low)
+        stored = codes.stored(
+            name, np.dtype(np.uint8), dims, lambda q: pack((q.codes - offset).reshape(*rows, last), grid.bits)
+        )
+    scale = codes.stored(namer(f"{stem}_scale"), scale_dtype, groups.scale_shape, lambda q: q.scale)
+    zero = None
+    if not grid.symmetric:
+        zero = codes.stored(namer(f"{stem}_zero_point"), np.dtype(np.uint8), groups.scale_shape, Quantized.zeros)
+    return Stored(stored, scale, zero, by_row)

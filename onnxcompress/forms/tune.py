@@ -1,0 +1,85 @@
+"""Measuring what the forms cost on this machine: each written into a one-layer model and timed against float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxcompress.forms import blockwise, decode, dynamic, fused
+from onnxcompress.forms.assemble import assemble
+from onnxcompress.forms.base import Writing
+from onnxcompress.forms.costs import Point, form_key
+from onnxcompress.graph import edit, writer
+from onnxcompress.graph.layers import weights
+from onnxcompress.graph.model import Model
+from onnxcompress.graph.scopes import Scopes
+from onnxcompress.runtime.session import Session
+from onnxcompress.runtime.timing import paired
+from onnxcompress.solvers.grid import Grid, per_block, per_channel
+
+Shape = tuple[int, int, int]  # rows, in_features, out_features
+Variant = tuple[str, int, int | None]  # form, bits of a weight, block
+
+VARIANTS: tuple[Variant, ...] = (
+    (dynamic.TWO_PASSES, 8, None),
+    (dynamic.ONE_PASS, 8, None),
+    (fused.NAME, 8, None),
+    (blockwise.NAME, 8, 32),
+    (blockwise.NAME, 8, 128),
+    (blockwise.NAME, 4, 32),
+    (blockwise.NAME, 4, 128),
+)
+
+
+def variant_key(variant: Variant) -> str:
+    """The name of a variant in the cost table."""
+    return form_key(*variant)
+
+
+def one_layer(inputs: int, outputs: int) -> Model:
+    """A model of one MatMul of float weights."""
+    weight = np.random.default_rng(0).standard_normal((inputs, outputs)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "one_layer",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", inputs])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows", outputs])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = Model(proto)
+    tensor = proto.graph.initializer.add()
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros(0, np.float32), "w"))
+    model.set_array(tensor, weight)
+    return model
+
+
+def write_variant(model: Model, variant: Variant) -> bytes:
+    """The one-layer model with its weight in a form."""
+    form, bits, block = variant
+    twin = model.copy()
+    scopes = Scopes(twin.proto)
+    weight = next(w for w in weights(twin, scopes) if w.leaves)
+    groups = per_channel(weight.dims, (1,)) if block is None or form == blockwise.NAME and (bits, block) == (8, 32) else per_block(weight.dims, (1,), block)
+    writing = Writing(twin, weight, Grid(bits), groups, edit.Namer(scopes.names()))
+    choice = {leaf: form for leaf in weight.leaves}
+    edit.apply(twin, [assemble(writing, np.dtype(np.float32), choice).edit])
+    return writer.to_bytes(twin)
+
+
+def measure(shapes: Sequence[Shape], variants: Sequence[Variant] = VARIANTS, *, threads: int = 1,
+            seconds: float = 0.3) -> Iterator[tuple[str, Point]]:  # fmt: skip
+    """Speed-up of every variant at every shape, over the self-decoding form (which is folded to the float product)."""
+    for rows, inputs, outputs in shapes:
+        model = one_layer(inputs, outputs)
+        feeds = {"x": np.random.default_rng(1).standard_normal((rows, inputs)).astype(np.float32)}
+        plain = Session(write_variant(model, (decode.NAME, 8, None)), threads=threads)
+        for variant in variants:
+            block = variant[2]
+            if block is not None and inputs % block:
+                continue
+            session = Session(write_variant(model, variant), threads=threads)
+            timing = paired([lambda: [(plain.caller(feeds), session.caller(feeds))]], seconds)
+            yield variant_key(variant), Point(rows, inputs, outputs, round(timing.speedup, 3))

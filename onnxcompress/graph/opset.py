@@ -1,0 +1,39 @@
+"""Raising a model to a newer operator set, by onnx's own version converter.
+
+The converter works on the structure; large tensors go through as references to their payloads.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, version_converter
+
+from onnxcompress.errors import ModelError
+from onnxcompress.graph.model import Model
+
+
+def raised(model: Model, opset: int) -> Model:
+    """A copy of the model at a newer version of the default operator set.
+
+    Raises:
+        ModelError: the converter cannot do it, or leaves the model inconsistent.
+    """
+    try:
+        proto = version_converter.convert_version(model.proto, opset)
+    except (RuntimeError, ValueError, onnx.onnx_cpp2py_export.ConvertError) as error:  # type: ignore[attr-defined]
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"the model cannot be raised to opset {opset}: {first}", "Export the model at a newer opset."
+        ) from error
+    proto.ir_version = max(proto.ir_version, model.proto.ir_version, _ir_version(opset))
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(model.proto.metadata_props)
+    proto.graph.name = proto.graph.name or model.proto.graph.name
+    twin = model.copy()
+    twin.adopt(proto)
+    return twin
+
+
+def _ir_version(opset: int) -> int:
+    """The IR version that came with an operator set; at least 4, from which initializers need be no inputs."""
+    return max(4, min(int(helper.find_min_ir_version_for([helper.make_opsetid("", opset)])), 10))

@@ -1,0 +1,134 @@
+"""What a pass is: options that look at a model and say what is to change, and a registry of all of them.
+
+A pass is a frozen pydantic dataclass whose fields are its options. It is one of two kinds:
+
+* a *planning* pass yields an outcome for every weight, `Planned` or `Skip`, and changes nothing itself;
+* a *rewriting* pass returns a whole new structure (the simplifier, which is a chain of graph rewrites).
+
+`register` makes it known to the recipe schema and the command line. Packages add passes through the entry-point
+group ``onnxcompress.passes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+from onnxcompress.errors import UsageError
+from onnxcompress.forms.costs import CostTable
+from onnxcompress.graph.edit import Edit
+from onnxcompress.graph.model import Model
+from onnxcompress.progress import Progress, Silent
+from onnxcompress.report import LayerRecord
+from onnxcompress.stats.activations import Observed
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may know besides the model.
+
+    ``observed`` maps names of layer inputs to what was seen of them when the model ran, empty where it could not
+    be run; ``costs`` is what forms cost on the processor that the output is for; ``opset_limit`` is set when the
+    model cannot be raised to a newer operator set; without ``fast_forms`` every weight is decoded at load.
+    """
+
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    costs: CostTable = field(default_factory=dict)
+    seed: int = 0
+    opset_limit: int | None = None
+    fast_forms: bool = True
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A weight that stays as it is, and why."""
+
+    record: LayerRecord
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A weight that changes: how, what it will cost, and how large the error became once it was computed."""
+
+    record: LayerRecord
+    edit: Edit
+    error: Callable[[], float | None]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The outcome of a rewriting pass."""
+
+    model: Model
+    notes: tuple[str, ...]
+    layers: tuple[LayerRecord, ...] = ()
+
+
+@runtime_checkable
+class PlanningPass(Protocol):
+    """A pass that says for each weight what becomes of it."""
+
+    name: ClassVar[str]
+
+    @property
+    def tag(self) -> str:
+        """What the name of an output file says of this pass, such as ``int8``."""
+
+    def watched(self, model: Model) -> Sequence[str]:
+        """Names of values of the main graph that it wants to know of when the model runs."""
+
+    def measured(self, model: Model, observed: Mapping[str, Observed]) -> Sequence[tuple[int, int, int]]:
+        """Products (rows, in_features, out_features) whose forms are to be measured on this machine."""
+
+    def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
+        """Look at the model, change nothing, and yield one outcome for each weight."""
+
+
+@runtime_checkable
+class RewritingPass(Protocol):
+    """A pass that returns a new structure."""
+
+    name: ClassVar[str]
+
+    @property
+    def tag(self) -> str:
+        """What the name of an output file says of this pass, such as ``simplified``."""
+
+    def rewrite(self, model: Model, context: Context) -> Rewritten:
+        """Return a changed copy of the model, or the model itself where nothing can be done."""
+
+
+Pass = PlanningPass | RewritingPass
+_registry: dict[str, type] = {}
+_Kind = TypeVar("_Kind", bound=type)
+
+
+def register(kind: _Kind) -> _Kind:
+    """Class decorator: makes a pass known under its ``name``."""
+    _registry[kind.name] = kind
+    return kind
+
+
+def passes() -> dict[str, type]:
+    """All passes by name: those of this package and those that other packages bring."""
+    from onnxcompress.passes import quantize, simplify  # noqa: F401 - registration is their import
+
+    for entry in metadata.entry_points(group="onnxcompress.passes"):
+        if entry.name not in _registry:
+            entry.load()
+    return dict(sorted(_registry.items()))
+
+
+def find_pass(name: str) -> type:
+    """The pass of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = passes()
+    if name not in known:
+        raise UsageError(f"there is no pass called {name!r}", f"There are: {', '.join(known)}.")
+    return known[name]

@@ -1,0 +1,76 @@
+"""The form for each reader of a weight, by what is allowed and by what the cost table expects of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxcompress.forms import blockwise, costs, decode, dynamic, fused, gather
+from onnxcompress.forms.assemble import MIN_OPSETS, available
+from onnxcompress.forms.base import Writing
+from onnxcompress.forms.product import features, product_of
+from onnxcompress.graph.layers import Leaf
+from onnxcompress.passes.base import Context
+
+_STORAGE = (decode.NAME, gather.NAME)  # they change how a weight is stored, not how it is computed with
+_FAITHFUL_DB = 40.0  # one eight-bit pass is enough where real activations keep this; weights have about as much
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses forms under one set of options."""
+
+    scheme: str
+    target: Literal["cpu", "cuda", "portable"]
+    activation_bits: int | None
+    context: Context
+
+    def choose(self, writing: Writing) -> dict[Leaf, str]:
+        """One form for each reader."""
+        return {leaf: self._form(writing, leaf) for leaf in writing.weight.leaves}
+
+    def _form(self, writing: Writing, leaf: Leaf) -> str:
+        found = product_of(writing, leaf)
+        x = found.x if found is not None else ""
+        names = [n for n in available(writing, leaf) if self._allowed(n, x)]
+        if gather.NAME in names:
+            return gather.NAME
+        if self.scheme == "dynamic" and names[-1] != decode.NAME:
+            return names[-1]
+        speeds = {n: self._speed(writing, leaf, n) for n in names if n not in _STORAGE}
+        best = max(speeds, key=lambda n: speeds[n], default=decode.NAME)
+        return best if speeds.get(best, 0.0) >= costs.MARGIN else decode.NAME
+
+    def _allowed(self, name: str, x: str) -> bool:
+        if name in _STORAGE:
+            return True
+        limit = self.context.opset_limit
+        if not self.context.fast_forms or self.target == "cuda":
+            return False
+        if limit is not None and MIN_OPSETS.get(name, 1) > limit:
+            return False
+        if name in (dynamic.ONE_PASS, dynamic.TWO_PASSES):
+            return self.scheme in ("auto", "dynamic") and name == self._passes(x)
+        if name == (blockwise.NAME if self.target == "portable" else fused.NAME):
+            return False
+        return self.scheme in ("auto", "weight-only")
+
+    def _passes(self, x: str) -> str:
+        """How often an activation is to be quantized: as asked for, or as real data show that it needs."""
+        if self.activation_bits is not None:
+            return dynamic.ONE_PASS if self.activation_bits == 8 else dynamic.TWO_PASSES
+        observed = self.context.observed.get(x)
+        noise = observed.noise if observed is not None else None
+        faithful = noise is not None and noise <= 10 ** (-_FAITHFUL_DB / 10)
+        return dynamic.ONE_PASS if faithful else dynamic.TWO_PASSES
+
+    def _speed(self, writing: Writing, leaf: Leaf, name: str) -> float:
+        """Expected speed over the float product, 0 where it is not known."""
+        found = product_of(writing, leaf)
+        if found is None or found.x not in self.context.observed:
+            return 0.0
+        inputs, outputs = features(writing.dims, found)
+        block = blockwise.block_size(writing, found) if name == blockwise.NAME else None
+        key = costs.form_key(name, writing.grid.bits, block)
+        shapes = self.context.observed[found.x].shapes
+        return costs.expected(self.context.costs, key, shapes, inputs, outputs) or 0.0

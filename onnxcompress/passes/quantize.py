@@ -1,0 +1,255 @@
+"""Quantization of weights: ŵ = s · (q − z), q an integer of few bits, and for each layer the form that runs fastest.
+
+Weights of MatMul, Gemm, Conv, ConvTranspose, Gather, LSTM, GRU and RNN are found in every scope, through whatever only
+moves them about. Each is stored once. With the scheme ``auto`` a matrix product becomes an integer product where the
+cost table says that this is faster (activations in two eight-bit passes, see `forms.dynamic`), an embedding is decoded
+after its lookup, and every other weight decodes itself when the model is loaded, at the original's speed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from onnxcompress.errors import ModelError, UsageError
+from onnxcompress.forms import decode
+from onnxcompress.forms.assemble import Assembled, assemble
+from onnxcompress.forms.base import Writing, float_name
+from onnxcompress.forms.product import features, product
+from onnxcompress.graph.edit import Namer
+from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes, weights
+from onnxcompress.graph.model import Model, Tensor
+from onnxcompress.graph.payload import stored_bytes
+from onnxcompress.graph.scopes import Scopes
+from onnxcompress.passes.base import Context, Planned, Skip, register
+from onnxcompress.passes.choosing import Chooser
+from onnxcompress.passes.selection import Selection
+from onnxcompress.report import LayerRecord
+from onnxcompress.solvers.grid import Grid, Groups, per_block, per_channel
+from onnxcompress.stats.activations import Observed
+
+Scheme = Literal["auto", "weight-only", "dynamic", "float16", "bfloat16"]
+Target = Literal["cpu", "cuda", "portable"]
+
+_TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
+_WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
+_NODE_BYTES = 200  # of a decoded weight, roughly
+_FEW_MEMBERS = 256  # groups below this have scales that count, which are stored as float16
+_DEFAULT_BLOCK = {8: None, 4: 32, 2: 16}
+_QUANTIZED_OPS = frozenset(
+    {
+        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv",
+        "QLinearMatMul", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
+        "QGemm", "QAttention", "DynamicQuantizeLSTM", "QEmbedLayerNormalization", "MatMulBnb4",
+    }
+)  # fmt: skip
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Quantize:
+    """Store weights as integers of few bits, in the form that runs fastest."""
+
+    name: ClassVar[str] = "quantize"
+
+    bits: Literal[8, 4, 2] = field(default=8, metadata={"help": "Bits of a weight."})
+    scheme: Scheme = field(
+        default="auto",
+        metadata={"help": "What is quantized: weights alone, activations as well on every call, or the best by measured cost; or a shorter float type."},
+    )  # fmt: skip
+    block_size: int | None = field(
+        default=None, metadata={"help": "Weights of an output channel that share a scale; default: all at 8 bits, 32 at 4, 16 at 2."}
+    )  # fmt: skip
+    symmetric: bool = field(default=True, metadata={"help": "Zero points in the middle of the range (none stored)."})
+    per_tensor: bool = field(default=False, metadata={"help": "One scale for a whole weight."})
+    target: Target = field(
+        default="cpu", metadata={"help": "Where the model will run; portable: standard ONNX operators only."}
+    )
+    activation_bits: Literal[16, 8] | None = field(
+        default=None,
+        metadata={"help": "Bits of dynamically quantized activations: 16 (two eight-bit passes) or 8; default: 8 where --data show that it is enough."},
+    )  # fmt: skip
+    include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
+    exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
+    requantize: bool = field(default=False, metadata={"help": "Accept a model that is quantized already."})
+    tune: bool = field(default=False, metadata={"help": "Measure the forms on this machine, for the layers of this model."})
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that mean nothing."""
+        if self.block_size is not None and not 8 <= self.block_size <= 65536:
+            raise UsageError(f"a block size of {self.block_size} is out of range", "Give 8 to 65536.")
+        if self.block_size is not None and self.per_tensor:
+            raise UsageError("blocks and one scale per tensor exclude each other", "Give one of the two options.")
+        if self.scheme == "dynamic" and (self.bits != 8 or not self.symmetric or self.block_size):
+            raise UsageError(
+                "dynamic quantization needs symmetric weights of 8 bits with one scale per channel",
+                "Leave --bits, --asymmetric and --block-size out, or use --scheme weight-only.",
+            )
+
+    @property
+    def tag(self) -> str:
+        """``int8``, ``int4``, ..., or the float type."""
+        return self.scheme if self.scheme in ("float16", "bfloat16") else f"int{self.bits}"
+
+    def watched(self, model: Model) -> Sequence[str]:
+        """The left-hand sides of products by constant weights."""
+        return tuple(dict.fromkeys(x for x, _ in self._products(model)))
+
+    def measured(self, model: Model, observed: Mapping[str, Observed]) -> Sequence[tuple[int, int, int]]:
+        """The distinct products of the model as it ran, where ``tune`` asks for it."""
+        if not self.tune:
+            return ()
+        found = [
+            (math.prod(shape[:-1]), *dims)
+            for x, dims in self._products(model)
+            if x in observed
+            for shape in observed[x].shapes
+        ]
+        return tuple(dict.fromkeys(found))
+
+    def _products(self, model: Model) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Left-hand side and (in_features, out_features) of each product in the main graph that may change."""
+        if self.scheme in ("float16", "bfloat16") or self.target == "cuda":
+            return
+        scopes = Scopes(model.proto)
+        for weight in weights(model, scopes):
+            for leaf in weight.leaves if _unfit(weight) is None else ():
+                found = product(leaf, weight.dims, weight.tensor.data_type)
+                if found is not None and found.x in scopes.main.defined and leaf.use.scope is scopes.main:
+                    yield found.x, features(weight.dims, found)
+
+    def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
+        """One outcome for every stored float tensor."""
+        self._refuse_quantized(model)
+        scopes = Scopes(model.proto)
+        found = list(weights(model, scopes))
+        selection = Selection(self.include, self.exclude, found)
+        namer = Namer(scopes.names())
+        chooser = Chooser(self.scheme, self.target, self.activation_bits, context)
+        for weight in found:
+            reason = _unfit(weight) or selection.reason(weight)
+            if reason is not None:
+                yield Skip(_skipped(model, weight, reason))
+            elif self.scheme in ("float16", "bfloat16"):
+                yield self._shorter_float(model, weight, namer)
+            else:
+                yield self._integers(model, weight, namer, chooser)
+
+    def _refuse_quantized(self, model: Model) -> None:
+        if self.requantize:
+            return
+        ops = sorted({n.op_type for s in Scopes(model.proto).all for n in s.body.node} & _QUANTIZED_OPS)
+        done = any(p.key == "onnxcompress.quantize" for p in model.proto.metadata_props)
+        if ops or done:
+            what = f"it holds {', '.join(ops)}" if ops else "this tool has done so"
+            raise ModelError(
+                f"the model is quantized already: {what}",
+                "Start from the float model, or give --requantize to quantize what is still float.",
+            )
+
+    def _shorter_float(self, model: Model, weight: Weight, namer: Namer) -> Planned | Skip:
+        kind = Tensor.FLOAT16 if self.scheme == "float16" else Tensor.BFLOAT16
+        before, after = model.nbytes(weight.tensor), stored_bytes(kind, weight.dims)
+        if after >= before:
+            name = float_name(weight.tensor.data_type)
+            return Skip(_skipped(model, weight, f"stored as {name} already, {self.scheme} would be no smaller"))
+        if kind == Tensor.FLOAT16 and float(np.abs(model.array(weight.tensor)).max(initial=0)) > np.finfo(np.float16).max:
+            return Skip(_skipped(model, weight, "its values exceed the range of float16"))
+        writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
+        edit = decode.write_float(writing, kind)
+        record = LayerRecord(weight.label, weight.op, "done", None, self.scheme, 16, before, after)
+        return Planned(record, edit, lambda: None)
+
+    def _integers(self, model: Model, weight: Weight, namer: Namer, chooser: Chooser) -> Planned | Skip:
+        own = () if self.per_tensor else _own_axes(weight)
+        if own is None:
+            own = _best_axis(model.array(weight.tensor))
+        flipped = _only_transposed_products(weight)
+        if flipped:
+            own = tuple(1 - axis for axis in own)
+        dims = weight.dims[::-1] if flipped else weight.dims
+        writing = Writing(model, weight, Grid(self.bits, self.symmetric), self._groups(dims, own), namer, flipped)
+        scale_dtype = _scale_dtype(writing)
+        choice = chooser.choose(writing)
+        before = model.nbytes(weight.tensor)
+        after = self._predicted(writing, scale_dtype)
+        if after + _NODE_BYTES > before * _WORTH:
+            return Skip(_skipped(model, weight, "too small: scales and decoding would eat up what its codes save"))
+        made: Assembled = assemble(writing, scale_dtype, choice)
+        form = "+".join(sorted(set(choice.values())))
+        record = LayerRecord(weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes)
+        return Planned(record, made.edit, lambda: made.codes.error)
+
+    def _predicted(self, writing: Writing, scale_dtype: np.dtype) -> int:
+        groups = writing.groups
+        scales = writing.weight.elements // max(groups.members, 1)
+        codes = (writing.weight.elements * self.bits + 7) // 8
+        return codes + scales * (scale_dtype.itemsize + (0 if self.symmetric else 1))
+
+    def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
+        size = self.block_size or _DEFAULT_BLOCK[self.bits]
+        if size is None or self.per_tensor:
+            return per_channel(dims, own)
+        return per_block(dims, own, size)
+
+
+def _unfit(weight: Weight) -> str | None:
+    """Why a tensor is not to be quantized, or None."""
+    if weight.overridable:
+        return "an input that callers may override"
+    if not weight.leaves:
+        return "nothing reads it"
+    if not any(is_layer(leaf) for leaf in weight.leaves):
+        return f"no weight of a layer: read by {weight.op}"
+    if weight.elements < _TINY:
+        return f"tiny: fewer than {_TINY} values"
+    if len(weight.dims) < 2:
+        return "one-dimensional"
+    return None
+
+
+def _skipped(model: Model, weight: Weight, reason: str) -> LayerRecord:
+    size = model.nbytes(weight.tensor)
+    return LayerRecord(weight.label, weight.op, "skipped", reason, None, None, size, size)
+
+
+def _own_axes(weight: Weight) -> tuple[int, ...] | None:
+    """The axes whose indices keep own scales: those of the lookup if there is one, else of the first layer."""
+    known: list[tuple[Leaf, tuple[int, ...]]] = []
+    for leaf in weight.leaves:
+        axes = output_axes(leaf)
+        if axes is not None and is_layer(leaf):
+            known.append((leaf, axes))
+    known.sort(key=lambda pair: pair[0].op != "Gather")
+    return known[0][1] if known else None
+
+
+def _only_transposed_products(weight: Weight) -> bool:
+    """True where each reader multiplies by the transpose: stored that way it needs no operator in between."""
+    found = [product(leaf, weight.dims, weight.tensor.data_type) for leaf in weight.leaves]
+    return all(p is not None and p.transposed for p in found)
+
+
+def _best_axis(values: np.ndarray) -> tuple[int, ...]:
+    """The axis along which own scales leave the least rounding noise, which is the sum of squared maxima."""
+
+    def noise(axis: int) -> float:
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        peak = np.abs(values).max(others).astype(np.float64)
+        return float(np.square(peak).sum() / peak.size)
+
+    return (min(range(values.ndim), key=noise),)
+
+
+def _scale_dtype(writing: Writing) -> np.dtype:
+    """float16 where scales count and float16 holds them as normal numbers, else float32."""
+    if writing.groups.members >= _FEW_MEMBERS:
+        return np.dtype(np.float32)
+    largest = float(np.abs(writing.values()).max(initial=0)) / max(writing.grid.high, 1)
+    safe = 1e-3 < largest < 6e4
+    return np.dtype(np.float16 if safe else np.float32)

@@ -1,0 +1,1 @@
+"""What layers see when the model runs."""
