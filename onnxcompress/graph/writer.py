@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +21,15 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 
-from onnxcompress.errors import RuntimeFailure, UsageError
+from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
 from onnxcompress.graph.model import Model, Tensor
+from onnxcompress.graph.payload import FileRange
 from onnxcompress.graph.wire import field_head, little_endian
 
 SINGLE_FILE_LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 _ALIGNMENT = 4096  # external tensors start on pages, so that a runtime can map them
 _RAW_DATA = 9
+_OWN_DATA = re.compile(r"\.[0-9a-f]{16}\.data$")
 
 Told = Callable[[str, int], None]  # name and bytes of each large tensor as it is written
 
@@ -157,11 +161,25 @@ def serialized_size(model: Model) -> int:
     return _size(_Layout(model).whole())
 
 
-def save(model: Model, path: Path, *, single_file_limit: int = SINGLE_FILE_LIMIT, told: Told | None = None) -> None:
+def save(
+    model: Model,
+    path: Path,
+    *,
+    single_file_limit: int = SINGLE_FILE_LIMIT,
+    told: Told | None = None,
+    durable: bool = True,
+    stem: str | None = None,
+) -> None:
     """Write a model, with external data when one file cannot hold it.
 
-    The external data get a name that no earlier output has, so that replacing the model file, the last thing
-    done, is the one instant at which the new model takes the place of the old.
+    Args:
+        model: the model; its large tensors are computed now, one at a time.
+        path: the file to write, replaced at once if it exists.
+        single_file_limit: size in bytes above which large tensors go to a file of their own.
+        told: hears of each large tensor.
+        durable: wait until the bytes are on the disk; scratch files need not.
+        stem: first part of the name of that file, by default the name of the model file. The rest of its
+            name is a hash of its contents, so that no two models ever share one by mistake.
 
     Raises:
         UsageError: the folder cannot be written to.
@@ -169,9 +187,41 @@ def save(model: Model, path: Path, *, single_file_limit: int = SINGLE_FILE_LIMIT
     """
     with _spoken(path):
         if serialized_size(model) <= single_file_limit:
-            _write(model, path, _Layout(model).whole(), told)
+            _write(model, path, _Layout(model).whole(), told, durable)
         else:
-            _save_external(model, path, told)
+            _save_external(model, path, stem or path.name, told, durable)
+
+
+def publish(candidate: Path, target: Path) -> None:
+    """Give a finished model its name, in one instant, and remove the external data of the one it replaces."""
+    with _spoken(target):
+        old = _own_data(target)
+        candidate.replace(target)
+        _sync_folder(target.parent)
+        for stale in old - _own_data(target):
+            stale.unlink(missing_ok=True)
+
+
+def discard(candidate: Path) -> None:
+    """Remove a model that will not be published, with external data that nothing else refers to."""
+    if candidate.exists():
+        data = _own_data(candidate)
+        candidate.unlink()
+        used = {d for other in candidate.parent.glob("*.onnx") for d in _own_data(other)} if data else set()
+        for file in data - used:
+            file.unlink(missing_ok=True)
+
+
+def _own_data(path: Path) -> set[Path]:
+    """The external data files of a model that this module wrote, as their names tell."""
+    if not path.exists():
+        return set()
+    try:
+        payloads = [m.payload(t) for m in (Model.open(path),) for t in m.tensors()]
+    except OnnxCompressError:
+        return set()
+    found = {p.path for p in payloads if isinstance(p, FileRange)} - {path}
+    return {f for f in found if _OWN_DATA.search(f.name)}
 
 
 def to_bytes(model: Model) -> bytes:
@@ -179,40 +229,41 @@ def to_bytes(model: Model) -> bytes:
     return b"".join(p if isinstance(p, bytes) else bytes(_values(model, p)) for p in _Layout(model).whole())
 
 
-def _save_external(model: Model, path: Path, told: Told | None) -> None:
+def _save_external(model: Model, path: Path, stem: str, told: Told | None, durable: bool) -> None:
     twin = model.copy()
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".data", dir=path.parent)
-    data = Path(name)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    part = Path(name)
+    moved: list[Tensor] = []
+    digest = hashlib.sha256()
     try:
         with os.fdopen(handle, "wb") as file:
             for tensor in twin.tensors():
                 if not twin.has_data(tensor):
-                    _write_external(twin, tensor, file, data.name, told)
-            _sync(file)
-        data.chmod(_default_mode())
-        old = _external_files(path)
-        _write(twin, path, [twin.proto.SerializeToString(deterministic=True)], None)
+                    _write_external(twin, tensor, file, digest, told)
+                    moved.append(tensor)
+            _sync(file, durable)
+        data = path.with_name(f"{stem}.{digest.hexdigest()[:16]}.data")
+        for tensor in moved:
+            tensor.external_data.add(key="location", value=data.name)
+        part.chmod(_default_mode())
+        part.replace(data)
+        _write(twin, path, [twin.proto.SerializeToString(deterministic=True)], None, durable)
     except BaseException:
-        data.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
-    for stale in old - {data}:
-        stale.unlink(missing_ok=True)
 
 
-def _write_external(model: Model, tensor: Tensor, file: BinaryIO, name: str, told: Told | None) -> None:
+def _write_external(model: Model, tensor: Tensor, file: BinaryIO, digest: hashlib._Hash, told: Told | None) -> None:
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     offset, length = file.tell(), model.nbytes(tensor)
-    file.write(_values(model, _Values(tensor, length)))
+    values = _values(model, _Values(tensor, length))
+    file.write(values)
+    digest.update(values)
     del tensor.external_data[:]
-    for key, value in (("location", name), ("offset", str(offset)), ("length", str(length))):
+    for key, value in (("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
     if told:
         told(tensor.name, length)
-
-
-def _external_files(path: Path) -> set[Path]:
-    """External data files that an earlier output at this path owns: those named after it."""
-    return {p for p in path.parent.glob(f"{path.name}.*.data")} if path.exists() else set()
 
 
 def _values(model: Model, part: _Values) -> bytes | memoryview:
@@ -222,7 +273,7 @@ def _values(model: Model, part: _Values) -> bytes | memoryview:
     return little_endian(array)
 
 
-def _write(model: Model, path: Path, parts: list[_Part], told: Told | None) -> None:
+def _write(model: Model, path: Path, parts: list[_Part], told: Told | None, durable: bool) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part_file = Path(name)
     try:
@@ -231,7 +282,7 @@ def _write(model: Model, path: Path, parts: list[_Part], told: Told | None) -> N
                 file.write(part if isinstance(part, bytes) else _values(model, part))
                 if told and isinstance(part, _Values):
                     told(part.tensor.name, part.length)
-            _sync(file)
+            _sync(file, durable)
         part_file.chmod(_default_mode())
         part_file.replace(path)
     except BaseException:
@@ -240,9 +291,10 @@ def _write(model: Model, path: Path, parts: list[_Part], told: Told | None) -> N
     _sync_folder(path.parent)
 
 
-def _sync(file: BinaryIO) -> None:
+def _sync(file: BinaryIO, durable: bool) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    if durable:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,252 @@
+"""The whole story: read, run the recipe, write, verify, report.
+
+The result is written beside its target under a temporary name and verified there. It takes the target's name only when
+every check and budget holds, else that of ``{name}.rejected.onnx``. A result that turns out slower than the original,
+or that misses a budget, is made once more with every weight decoded at load, before it is given up.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnxcompress import inputs, pipeline, provenance
+from onnxcompress.data.dataset import Dataset
+from onnxcompress.data.options import DataOptions
+from onnxcompress.errors import ModelError, UsageError
+from onnxcompress.graph import writer
+from onnxcompress.graph.model import Model
+from onnxcompress.passes.base import PlanningPass
+from onnxcompress.progress import Progress, Silent
+from onnxcompress.recipe import Recipe
+from onnxcompress.report import BudgetResult, LayerRecord, Report
+from onnxcompress.runtime.machine import machine_facts
+from onnxcompress.runtime.session import Device, require
+from onnxcompress.verify.budgets import Budgets
+from onnxcompress.verify.facts import model_facts
+from onnxcompress.verify.structure import structure_checks
+from onnxcompress.verify.verify import Verification, VerifyOptions, verify
+
+_NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything about a run that is not part of the recipe. ``seconds`` is the time for measuring latency."""
+
+    output: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+    verify: bool = True
+    data: Path | None = None
+    data_options: DataOptions = field(default_factory=DataOptions)
+    metric: str | None = None
+    device: Device = "cpu"
+    threads: int | None = None
+    seed: int = 0
+    seconds: float = 4.0
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run. ``path`` is where the model lies, under its rejected name if it did not pass."""
+
+    report: Report
+    path: Path | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to write the model, as it was tried."""
+
+    model: Model
+    ran: list[pipeline.Ran]
+    verification: Verification
+    fast_forms: bool
+
+    @property
+    def slower(self) -> bool:
+        """True when it is slower than the original, beyond noise."""
+        latency = self.verification.latency
+        return latency is not None and latency.speedup_high < _NOISE
+
+
+def compress(model: Path, recipe: Recipe, options: RunOptions | None = None) -> Result:
+    """Run a recipe on a model file, and verify what it made.
+
+    Raises:
+        UsageError: a path, an option or a pattern is wrong.
+        ModelError: the model cannot be used.
+        DataError: the data do not fit the model.
+        RuntimeFailure: the device is not to be had, or the machine could not do it.
+    """
+    return _Run(model, recipe, options or RunOptions()).result()
+
+
+def verify_models(original: Path, compressed: Path, budgets: Budgets, options: RunOptions | None = None) -> Result:
+    """Verify a compressed model against its original; nothing is written.
+
+    Raises:
+        the errors of `compress`.
+    """
+    options = options or RunOptions()
+    require(options.device)
+    source, made = Model.open(original), Model.open(compressed)
+    data, notes = inputs.find(source, options, run=True)
+    found = verify(original, compressed, data, _verify_options(options, budgets), options.progress)
+    report = Report(
+        provenance.tool(), machine_facts(), Recipe.of((), budgets).resolved(), options.seed,
+        model_facts(source), model_facts(made, parameters=model_facts(source).parameters),
+        found.fidelity, found.latency, found.metrics, (), found.checks, (*notes, *found.notes),
+        "passed" if found.passed else "failed",
+    )  # fmt: skip
+    return Result(report, compressed, found.passed)
+
+
+class _Run:
+    def __init__(self, path: Path, recipe: Recipe, options: RunOptions) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.options = options
+        self.source = Model.open(path)
+        self.target = _target(path, recipe, options)
+        require(options.device)
+        self.data, self.notes = inputs.find(self.source, options, run=options.verify)
+        part = f".{self.target.stem}.{os.getpid()}.candidate.onnx"
+        self.candidate = self.target.with_name(part)
+
+    def result(self) -> Result:
+        model, ran = self._planned(fast_forms=True)
+        if self.options.dry_run:
+            return Result(self._report(ran, None, (), None, "passed"), None, passed=True)
+        try:
+            attempt = self._attempt(model, ran, fast_forms=True)
+            if self._worth_another(attempt):
+                attempt = self._better(attempt, self._attempt(*self._planned(fast_forms=False), fast_forms=False))
+            return self._published(attempt)
+        finally:
+            writer.discard(self.candidate)
+
+    def _planned(self, *, fast_forms: bool) -> tuple[Model, list[pipeline.Ran]]:
+        environment = pipeline.Environment(
+            self.data, self.options.threads, self.options.seed, fast_forms, self.options.progress
+        )
+        model, ran = pipeline.run(self.source.copy(), self.recipe.steps, environment)
+        _refuse_idle(ran)
+        model = model.copy()
+        provenance.stamp(model, self.recipe, self.options.seed)
+        return model, ran
+
+    def _attempt(self, model: Model, ran: list[pipeline.Ran], *, fast_forms: bool) -> _Attempt:
+        self._write(model)
+        return _Attempt(model, ran, self._verified(), fast_forms)
+
+    def _write(self, model: Model) -> None:
+        progress = self.options.progress
+        progress.start("writing", sum(model.nbytes(t) for t in model.tensors() if not model.has_data(t)))
+        writer.save(model, self.candidate, told=progress.advance, stem=self.target.name)
+        progress.finish()
+
+    def _verified(self) -> Verification:
+        if not self.options.verify:
+            checks = structure_checks(self.source, Model.open(self.candidate))
+            checks = (*checks, *_unjudged(self.recipe.budgets))
+            return Verification(None, None, {}, checks, ("not verified: --no-verify",), all(c.ok for c in checks))
+        options = _verify_options(self.options, self.recipe.budgets)
+        return verify(self.path, self.candidate, self.data, options, self.options.progress)
+
+    def _worth_another(self, attempt: _Attempt) -> bool:
+        plans = [r for r in attempt.ran if isinstance(r.step, PlanningPass)]
+        fast = any(o.record.form not in (None, "decode", "gather", "decode+gather") for r in plans for o in r.outcomes)
+        return fast and self.options.verify and (attempt.slower or not attempt.verification.passed)
+
+    def _better(self, first: _Attempt, second: _Attempt) -> _Attempt:
+        """The second attempt, which stands written now, unless it is worse: then the first is written again."""
+        why = "slower than the original" if first.slower else "not within the checks and budgets"
+        speed = first.verification.latency.speedup if first.verification.latency else 1.0
+        told = f"the forms chosen by cost were {why} ({speed:.2f}x)"
+        if second.verification.passed or not first.verification.passed:
+            self.notes = (*self.notes, f"{told}: taken back to weights that are decoded when the model is loaded")
+            return second
+        self.notes = (*self.notes, f"{told}, but decoded weights do no better")
+        return self._attempt(first.model, first.ran, fast_forms=True)
+
+    def _published(self, attempt: _Attempt) -> Result:
+        found = attempt.verification
+        place = self.target if found.passed else self.target.with_suffix(".rejected.onnx")
+        writer.publish(self.candidate, place)
+        verdict = "passed" if found.passed else "failed"
+        return Result(self._report(attempt.ran, found, found.notes, place, verdict), place, found.passed)
+
+    def _report(self, ran: list[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
+                place: Path | None, verdict: str) -> Report:  # fmt: skip
+        steps = tuple(r.record() for r in ran)
+        original = model_facts(self.source)
+        compressed = None
+        if place is not None:
+            compressed = model_facts(place, parameters=original.parameters)
+        return Report(
+            provenance.tool(), machine_facts(), self.recipe.resolved(), self.options.seed, original, compressed,
+            found.fidelity if found else None, found.latency if found else None, found.metrics if found else {},
+            steps, found.checks if found else (), (*self.notes, *notes), "passed" if verdict == "passed" else "failed",
+        )  # fmt: skip
+
+
+def _verify_options(options: RunOptions, budgets: Budgets) -> VerifyOptions:
+    return VerifyOptions(
+        device=options.device, threads=options.threads, budgets=budgets, metric=options.metric,
+        latency_seconds=options.seconds,
+    )  # fmt: skip
+
+
+def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
+    """Where the result goes, checked before any work is done.
+
+    Raises:
+        UsageError: the target is the input, exists, or lies in no folder that can be written to.
+    """
+    tag = recipe.name or recipe.steps[-1].tag
+    target = options.output or path.with_name(f"{path.stem}.{tag}.onnx")
+    if target.is_dir():
+        raise UsageError(f"the output {target} is a folder", "Give a file name with -o.")
+    if target.exists() and target.resolve() == path.resolve():
+        raise UsageError("the output is the input", "Give another name with -o; the input is never changed.")
+    if options.dry_run:
+        return target
+    if target.exists() and not options.force:
+        raise UsageError(f"{target} exists", "Choose another name with -o, or overwrite it with --force.")
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist", "Make it, or choose another one with -o.")
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"the folder {target.parent} cannot be written to", "Choose another one with -o.")
+    return target
+
+
+def _refuse_idle(ran: list[pipeline.Ran]) -> None:
+    """Refuse a model in which no planning pass found anything to do.
+
+    Raises:
+        ModelError: nothing would change.
+    """
+    plans = [r for r in ran if isinstance(r.step, PlanningPass)]
+    if not plans or any(o.record.status == "done" for r in plans for o in r.outcomes):
+        return
+    records: list[LayerRecord] = [o.record for r in plans for o in r.outcomes]
+    if not records:
+        raise ModelError("the model holds no weights", "There is nothing to compress in it.")
+    reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
+    raise ModelError(
+        f"none of the {len(records)} stored float tensors can be compressed: {'; '.join(list(reasons)[:3])}",
+        "See --dry-run --verbose for each tensor, and the options of the verb.",
+    )
+
+
+def _unjudged(budgets: Budgets) -> tuple[BudgetResult, ...]:
+    """Budgets that only verification could judge: they do not hold."""
+    return tuple(BudgetResult(name, limit, None, ok=False) for name, limit in budgets.asked.items())
+
+
+__all__ = ["Dataset", "Result", "RunOptions", "compress", "verify_models"]

@@ -1,0 +1,70 @@
+"""The inputs that a run uses: those that were given, or synthetic ones that the model accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from onnxcompress.data import load, synthetic_candidates
+from onnxcompress.data.dataset import Dataset
+from onnxcompress.data.options import DataOptions
+from onnxcompress.errors import DataError, RuntimeFailure
+from onnxcompress.graph.interface import interface
+from onnxcompress.graph.model import Model
+from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.session import Device, Session
+
+
+class _Options(Protocol):
+    @property
+    def data(self) -> Path | None: ...
+    @property
+    def data_options(self) -> DataOptions: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def find(model: Model, options: _Options, *, run: bool) -> tuple[Dataset | None, tuple[str, ...]]:
+    """The data of a run and what there is to say of them.
+
+    Without data that were given and without ``run``, there are none.
+
+    Raises:
+        UsageError: the path of the data does not exist.
+        DataError: the data do not fit the model.
+        RuntimeFailure: memory runs out.
+    """
+    if options.data is not None:
+        data = load(options.data, interface(model.proto).inputs, options.data_options)
+        return data, data.notes
+    if not run or model.path is None:
+        return None, ()
+    try:
+        session = Session(model.path, options.device, options.threads, level="basic")
+    except OutOfMemory:
+        raise
+    except RuntimeFailure as error:
+        return None, (f"the model was not run: {error.message}",)
+    return _accepted(model, session, options.seed)
+
+
+def _accepted(model: Model, session: Session, seed: int) -> tuple[Dataset | None, tuple[str, ...]]:
+    """The first synthetic inputs that the model runs on."""
+    reason = "no synthetic inputs could be made up"
+    try:
+        for data in synthetic_candidates(model, seed=seed):
+            try:
+                session.run(data.first())
+            except OutOfMemory:
+                raise
+            except RuntimeFailure as error:
+                reason = error.message
+                continue
+            return data, data.notes
+    except DataError as error:
+        reason = error.message
+    return None, (f"the model did not run on synthetic inputs, give --data: {reason}",)

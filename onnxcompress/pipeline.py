@@ -1,0 +1,143 @@
+"""Runs the steps of a recipe on a model: look, plan, apply, guard, record.
+
+A planning pass is asked for its outcomes and changes nothing; the edits are applied together and the result is guarded.
+Where a form needs a newer operator set, the model is raised first and planned again; where it cannot be raised, or
+computes something else afterwards, the plan is made within the old operator set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxcompress import guards
+from onnxcompress.data.dataset import Dataset
+from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
+from onnxcompress.forms import remembered
+from onnxcompress.graph import edit
+from onnxcompress.graph.interface import Interface, interface
+from onnxcompress.graph.model import Model
+from onnxcompress.graph.opset import raised
+from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
+from onnxcompress.progress import Progress, Silent
+from onnxcompress.report import LayerRecord, Step
+from onnxcompress.runtime.machine import isa_class
+from onnxcompress.runtime.memory import peak_bytes
+from onnxcompress.stats.activations import Observed, observe
+from onnxcompress.stats.equivalence import compare
+
+_OBSERVED_CALLS = 4
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a run has besides the model and the recipe. ``data`` is None where the model is not to be run."""
+
+    data: Dataset | None = None
+    threads: int | None = None
+    seed: int = 0
+    fast_forms: bool = True
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One step that ran. What its weights lost is known once they have been written."""
+
+    step: Pass
+    seconds: float
+    outcomes: Sequence[Planned | Skip]
+    layers: Sequence[LayerRecord]
+    notes: tuple[str, ...]
+
+    def record(self) -> Step:
+        """The record for the report."""
+        layers = [
+            dataclasses.replace(o.record, error=o.error()) if isinstance(o, Planned) else o.record
+            for o in self.outcomes
+        ]
+        options = dataclasses.asdict(self.step)  # type: ignore[call-overload]
+        return Step(
+            self.step.name, options, self.seconds, peak_bytes() or 0, (*self.layers, *layers), self.notes
+        )
+
+
+def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[Model, list[Ran]]:
+    """The model after all steps, its weights still to be computed, and what each step did.
+
+    Raises:
+        ModelError: a pass refuses the model.
+        UsageError: an option does not fit the model.
+    """
+    before = interface(model.proto)
+    ran = []
+    for step in steps:
+        environment.progress.start(step.name)
+        model, done = _run(model, step, before, environment)
+        environment.progress.finish()
+        ran.append(done)
+    return model, ran
+
+
+def _run(model: Model, step: Pass, before: Interface, environment: Environment) -> tuple[Model, Ran]:
+    started = time.perf_counter()
+    if isinstance(step, PlanningPass):
+        model, outcomes, notes = _planned(model, step, environment)
+        layers: Sequence[LayerRecord] = ()
+    else:
+        rewritten = step.rewrite(model, Context(seed=environment.seed, progress=environment.progress))
+        model, outcomes, notes, layers = rewritten.model, (), rewritten.notes, rewritten.layers
+    guards.check(before, model, step.name)
+    return model, Ran(step, time.perf_counter() - started, outcomes, layers, notes)
+
+
+def _planned(
+    model: Model, step: PlanningPass, environment: Environment
+) -> tuple[Model, Sequence[Planned | Skip], tuple[str, ...]]:
+    context, notes = _context(model, step, environment)
+    model = model.copy()
+    outcomes = list(step.plan(model, context))
+    needed = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
+    if needed > model.opset:
+        try:
+            newer = _raised(model, needed, environment)
+            notes.append(f"opset raised from {model.opset} to {needed}, which the chosen forms need")
+            model = newer
+        except OnnxCompressError as error:
+            notes.append(f"opset left at {model.opset}: {error.message}")
+            context = dataclasses.replace(context, opset_limit=model.opset)
+        outcomes = list(step.plan(model, context))
+    edit.apply(model, [o.edit for o in outcomes if isinstance(o, Planned)])
+    return model, outcomes, tuple(notes)
+
+
+def _context(model: Model, step: PlanningPass, environment: Environment) -> tuple[Context, list[str]]:
+    """What the pass may know, from running the model where that is wanted and possible."""
+    observed: dict[str, Observed] = {}
+    notes: list[str] = []
+    watched = step.watched(model) if environment.fast_forms else ()
+    if watched and environment.data is None:
+        notes.append("the model was not run, so no form was chosen whose speed depends on the shapes that layers see")
+    elif watched and environment.data is not None:
+        real = environment.data.source != "synthetic"
+        calls = environment.data.take(_OBSERVED_CALLS)
+        try:
+            observed = observe(model, watched, calls, noise=real, threads=environment.threads)
+        except RuntimeFailure as error:
+            notes.append(f"layers could not be watched: {error.message}")
+    table = remembered.costs(isa_class(), step.measured(model, observed), environment.progress)
+    context = Context(observed, table, environment.seed, None, environment.fast_forms, environment.progress)
+    return context, notes
+
+
+def _raised(model: Model, opset: int, environment: Environment) -> Model:
+    """The model at a newer operator set, if it computes the same there."""
+    newer = raised(model, opset)
+    found = compare(model, newer, seed=environment.seed)
+    if found.skipped is not None:
+        raise ModelError(f"at opset {opset} it could not be compared with the original: {found.skipped}")
+    if found.difference is not None:
+        raise ModelError(f"at opset {opset} it computes something else: {found.difference}")
+    return newer
