@@ -142,7 +142,7 @@ def test_long_work_shows_names_and_goes_away() -> None:
         time.sleep(0.02)
     progress.close()
     assert "[red]encoder\\x1b/0" in stream.getvalue()
-    assert "1/3" in stream.getvalue()
+    assert "33%" in stream.getvalue()
     after = stream.getvalue()
     progress.advance("late")
     assert stream.getvalue() == after

@@ -30,9 +30,8 @@ def compress(
 
     Budgets given as options replace those of the recipe.
     """
-    from onnxcompress.recipe import Recipe
-
     from onnxcompress.cli.work import run_recipe
+    from onnxcompress.recipe import Recipe
 
     found = Recipe.from_toml(Path(recipe)) if _is_file(recipe) else Recipe.ready(recipe)
     found = dataclasses.replace(found, budgets=budgets.budgets(found.budgets))

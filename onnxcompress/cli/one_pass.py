@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from onnxcompress.recipe import Recipe
 
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ModelPath, ReportFlags, WriteFlags
 from onnxcompress.cli.work import run_recipe
 from onnxcompress.passes.base import Pass, find_pass
+from onnxcompress.recipe import Recipe
 
 _SIMPLIFY = "simplify"
 
@@ -47,7 +47,7 @@ def app_of(name: str) -> typer.Typer:
         model: ModelPath, options: Any, prepared: Prepared, write: WriteFlags, budgets: BudgetFlags,
         data: DataFlags, machine: MachineFlags, report: ReportFlags,
     ) -> None:  # fmt: skip
-        recipe = Recipe.of((*prepared.steps(), options), budgets.budgets(), name)
+        recipe = Recipe.of((*prepared.steps(), options), budgets.budgets())
         run_recipe(model, recipe, write, data, machine, report)
 
     command.__annotations__ |= {"options": kind, "prepared": Unprepared if name == _SIMPLIFY else Prepared}

@@ -51,7 +51,6 @@ def check(
 ) -> None:
     """Check a recipe without running it."""
     from onnxcompress.recipe import Recipe
-
     from onnxcompress.render import words
 
     found = Recipe.from_toml(recipe)

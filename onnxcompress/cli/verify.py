@@ -22,9 +22,8 @@ def verify(
     machine: MachineFlags, report: ReportFlags,
 ) -> None:  # fmt: skip
     """Compare a compressed model with its original: interface, fidelity, latency, size and budgets."""
-    from onnxcompress.compress import verify_models
-
     from onnxcompress.cli import work
+    from onnxcompress.compress import verify_models
 
     report.check(original, compressed, data.data, data.labels, data.tokenizer)
     with work.opened(report) as page:

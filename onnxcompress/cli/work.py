@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-from onnxcompress.compress import Result, RunOptions, compress
-from onnxcompress.recipe import Recipe
 
 from onnxcompress.cli.options import DataFlags, MachineFlags, ReportFlags, WriteFlags
+from onnxcompress.compress import Result, RunOptions, compress
+from onnxcompress.recipe import Recipe
 from onnxcompress.render.console import Page
 
 
