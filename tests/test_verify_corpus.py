@@ -8,7 +8,7 @@ import pytest
 
 from onnxcompress.data.synthetic import synthetic
 from onnxcompress.graph.model import Model
-from onnxcompress.verify import VerifyOptions, verify
+from onnxcompress.verify.verify import VerifyOptions, verify
 
 CORPUS = Path.home() / ".cache" / "onnx-corpus" / "models"
 MODELS = ["mnist-cnn", "silero-vad", "magika", "lac-gru", "ppocrv4-det", "dnsmos", "efficientnet-lite0"]

@@ -9,7 +9,9 @@ from onnx import numpy_helper, parser
 
 from onnxcompress.data.dataset import Dataset, Feeds
 from onnxcompress.errors import DataError, RuntimeFailure, UsageError
-from onnxcompress.verify import Budgets, Verification, VerifyOptions, verify
+from onnxcompress.verify.budgets import Budgets
+from onnxcompress.verify.preflight import preflight
+from onnxcompress.verify.verify import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,3 +222,27 @@ def test_too_many_calls_are_thinned_out_and_said(original: Path) -> None:
 def test_no_calls_at_all(original: Path) -> None:
     with pytest.raises(DataError, match="no samples"):
         verify(original, original, data(0), VerifyOptions())
+
+
+def test_preflight_lets_through_what_can_be_verified(original: Path) -> None:
+    preflight(original, data(labels=best()), VerifyOptions(budgets=Budgets(max_drop=0.1)))
+    preflight(original, None, VerifyOptions())
+
+
+def test_preflight_refuses_what_cannot(original: Path, tmp_path: Path) -> None:
+    features = save(tmp_path / "f.onnx", FEATURES)
+    with pytest.raises(UsageError, match="--min-agreement"):
+        preflight(features, data(), VerifyOptions(budgets=Budgets(min_agreement=0.9)))
+    with pytest.raises(DataError, match="no output"):
+        preflight(original, data(labels=best() + 10), VerifyOptions())
+    with pytest.raises(RuntimeFailure, match="CUDA"):
+        preflight(original, data(), VerifyOptions(device="cuda"))
+    with pytest.raises(UsageError, match="no metric"):
+        preflight(original, data(labels=best()), VerifyOptions(metric="f1"))
+
+
+def test_memory_of_the_loaded_models(original: Path, tmp_path: Path) -> None:
+    fat = np.random.default_rng(0).standard_normal((4096, 4096)).astype(np.float32)
+    body = "g (float[N, 4096] x) => (float[N, 4096] y) { y = MatMul(x, w) }"
+    found = verify(save(tmp_path / "fat.onnx", body, fat), original, None, VerifyOptions())
+    assert found.resident_bytes is None or found.resident_bytes[0] > 60e6 > found.resident_bytes[1]

@@ -19,6 +19,7 @@ import numpy as np
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.runtime.failures import explain
 from onnxcompress.runtime.machine import usable_cores
+from onnxcompress.runtime.memory import resident_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,22 @@ def _ort() -> Any:
 
 
 class Session:
-    """A loaded model. ``threads`` are those within an operator; by default all usable physical cores."""
+    """A loaded model, with what loading took: milliseconds, and bytes by which the process has grown.
+
+    Args:
+        model: a file, or a serialized model.
+        device: where it has to run.
+        threads: threads within an operator; by default all usable physical cores.
+        level: graph optimizations.
+        optimized_path: where to write the optimized graph.
+        optimized_data: name of the file beside it for its large tensors.
+        disabled: names of graph optimizations to leave out.
+        folder: where the external data of a serialized model lie.
+        weights: values for initializers that a serialized model declares as external.
+
+    Raises:
+        RuntimeFailure: the device is not to be had, or the model does not load.
+    """
 
     def __init__(
         self,
@@ -71,33 +87,20 @@ class Session:
         folder: Path | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Load a model.
-
-        Args:
-            model: a file, or a serialized model.
-            device: where it has to run.
-            threads: threads within an operator.
-            level: graph optimizations.
-            optimized_path: where to write the optimized graph.
-            optimized_data: name of the file beside it for its large tensors.
-            disabled: names of graph optimizations to leave out.
-            folder: where the external data of a serialized model lie.
-            weights: values for initializers that a serialized model declares as external.
-
-        Raises:
-            RuntimeFailure: the device is not to be had, or the model does not load.
-        """
         self.device: Device = device
         self.threads = threads or usable_cores()
-        require_provider(device, _ort().get_available_providers())
+        require(device)
         options = _options(self.threads, level)
         _storage(options, optimized_path, optimized_data, folder, weights)
         if device != "cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         source = model if isinstance(model, bytes) else str(model)
+        before = resident_bytes()
         started = time.perf_counter()
         self._session = _load(source, options, device, disabled)
         self.load_ms = (time.perf_counter() - started) * 1000
+        after = resident_bytes()
+        self.resident_bytes = None if before is None or after is None else max(0, after - before)
         require_active(device, self._session.get_providers())
         self.nodes_on_cpu = () if device == "cpu" else _nodes_on_cpu(self._session)
         self.inputs = tuple(Port(i.name, i.type, tuple(i.shape)) for i in self._session.get_inputs())
@@ -140,6 +143,15 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # whatever the runtime raises: its exceptions have no common base
         raise explain(error, what) from error
+
+
+def require(device: Device) -> None:
+    """Refuse a device that the installed ONNX Runtime cannot use, before any work is done for it.
+
+    Raises:
+        RuntimeFailure: it cannot.
+    """
+    require_provider(device, _ort().get_available_providers())
 
 
 def require_provider(device: Device, available: Collection[str]) -> None:
@@ -271,3 +283,12 @@ def _as_array(value: Any, kind: str) -> Any:
     shape = tuple(value.shape())
     size = int(np.prod(shape)) * dtype.itemsize
     return np.frombuffer(ctypes.string_at(value.data_ptr(), size), dtype).reshape(shape)
+
+
+def require(device: Device) -> None:
+    """Refuse a device that cannot be had here, before any work is done.
+
+    Raises:
+        RuntimeFailure: the installed ONNX Runtime has no provider for it.
+    """
+    require_provider(device, _ort().get_available_providers())

@@ -9,20 +9,22 @@ run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxcompress.errors import RuntimeFailure, UsageError
+from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.model import Model
 from onnxcompress.progress import Silent
 from onnxcompress.report import BudgetResult, Fidelity, Latency, Metric
 from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
-from onnxcompress.runtime.session import Device, Session
+from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import Callers, Timing, paired
-from onnxcompress.verify.budgets import Budgets, judge
+from onnxcompress.verify.budgets import judge
 from onnxcompress.verify.calls import Calls, Outcome
 from onnxcompress.verify.facts import size_bytes
 from onnxcompress.verify.metrics import relative_drop
+from onnxcompress.verify.options import VerifyOptions
+from onnxcompress.verify.preflight import require_judgeable
 from onnxcompress.verify.scores import producers
 from onnxcompress.verify.structure import structure_checks
 
@@ -32,25 +34,18 @@ if TYPE_CHECKING:
     from onnxcompress.data.dataset import Dataset
     from onnxcompress.progress import Progress
 
+__all__ = ["Verification", "VerifyOptions", "verify"]
+
 _RELOAD_SHARE = 0.1  # of the time for latency, which loading both models once more may cost
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
-    """How to verify. ``metric`` needs labels; times are in seconds."""
-
-    device: Device = "cpu"
-    threads: int | None = None
-    budgets: Budgets = field(default_factory=Budgets)
-    metric: str | None = None
-    latency: bool = True
-    latency_seconds: float = 4.0
-    fidelity_seconds: float = 60.0
-
-
-@dataclass(frozen=True)
 class Verification:
-    """All that was found. ``checks`` holds the standing checks, then the budgets."""
+    """All that was found.
+
+    ``checks`` holds the standing checks, then the budgets. ``resident_bytes`` is the memory that each loaded
+    model holds, original first; None where it is not known.
+    """
 
     fidelity: Fidelity | None
     latency: Latency | None
@@ -58,6 +53,7 @@ class Verification:
     checks: tuple[BudgetResult, ...]
     notes: tuple[str, ...]
     passed: bool
+    resident_bytes: tuple[int, int] | None = None
 
 
 def verify(
@@ -82,7 +78,11 @@ def verify(
         DataError: the data or labels do not fit the model.
         RuntimeFailure: the device is not to be had, memory runs out, or the original does not run.
     """
-    return _Verifier(original, compressed, options or VerifyOptions(), progress or Silent()).run(dataset)
+    told = progress or Silent()
+    try:
+        return _Verifier(original, compressed, options or VerifyOptions(), told).run(dataset)
+    finally:
+        told.finish()
 
 
 class _Verifier:
@@ -93,6 +93,7 @@ class _Verifier:
         self.progress = progress
         self.checks: list[BudgetResult] = []
         self.notes: list[str] = []
+        self.resident: tuple[int, int] | None = None
         self.outcome = Outcome()
         self.latency: Latency | None = None
         self.reason = "no data were given"
@@ -104,9 +105,14 @@ class _Verifier:
             self._compare(*sessions, dataset)
         fidelity = self.outcome.fidelity
         self.checks += judge(self.options.budgets, self._measured(fidelity), self.reason)
-        passed = all(check.ok for check in self.checks)
         return Verification(
-            fidelity, self.latency, self.outcome.metrics, tuple(self.checks), tuple(self.notes), passed
+            fidelity=fidelity,
+            latency=self.latency,
+            metrics=self.outcome.metrics,
+            checks=tuple(self.checks),
+            notes=tuple(self.notes),
+            passed=all(check.ok for check in self.checks),
+            resident_bytes=self.resident,
         )
 
     def _load(self) -> tuple[Session, Session] | None:
@@ -129,6 +135,8 @@ class _Verifier:
             self._fail("loads", error.message)
             return None
         self.checks.append(BudgetResult("loads", "loads", "loads", ok=True))
+        if first.resident_bytes is not None and second.resident_bytes is not None:
+            self.resident = first.resident_bytes, second.resident_bytes
         self._note_placement(first, second)
         if not next(check.ok for check in self.checks if check.name == "interface"):
             self.reason = "the interface differs"
@@ -149,6 +157,7 @@ class _Verifier:
                 )
 
     def _compare(self, first: Session, second: Session, dataset: Dataset) -> None:
+        self.notes += dataset.notes
         calls = Calls(
             first, second, producers(self.models[0].proto.graph), self.options.metric, self.progress
         )
@@ -162,7 +171,7 @@ class _Verifier:
             return
         self.checks.append(BudgetResult("runs", "runs", "runs", ok=True))
         self.checks.append(BudgetResult("finite", 0.0, float(self.outcome.bad), self.outcome.bad == 0))
-        _require_judgeable(self.options.budgets, self.outcome)
+        require_judgeable(self.options.budgets, self.outcome.fidelity, bool(self.outcome.metrics))
         if self.options.latency:
             self._time(first, second)
 
@@ -181,7 +190,6 @@ class _Verifier:
         quick = first.load_ms + second.load_ms <= _RELOAD_SHARE * seconds * 1000
         seen = self.outcome.times if first.device == "cpu" else ()
         timing = paired([loaded, fresh] if quick else [loaded], seconds, seen)
-        self.progress.finish()
         self.latency = _latency(timing, first, second, self.outcome.batch)
         if timing.speedup_high < 1:
             self.notes.insert(0, f"SLOWER than the original: {timing.speedup:.2f} times its speed")
@@ -203,19 +211,6 @@ class _Verifier:
         for name, metric in self.outcome.metrics.items():
             found["max_drop"] = relative_drop(name, metric)
         return found
-
-
-def _require_judgeable(budgets: Budgets, outcome: Outcome) -> None:
-    """Refuse a budget on what these data cannot tell."""
-    if outcome.fidelity is None or outcome.fidelity.agreement is not None:
-        return
-    for name in ("max_drop", "min_agreement"):
-        if name in budgets.asked and (name == "min_agreement" or not outcome.metrics):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{flag} cannot be judged: no output of this model is scores of classes",
-                "Give --data with --labels for --max-drop, or set a limit with --min-sqnr or --min-cosine.",
-            )
 
 
 def _latency(timing: Timing, first: Session, second: Session, batch: int | None) -> Latency:
