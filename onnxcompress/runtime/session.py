@@ -283,12 +283,3 @@ def _as_array(value: Any, kind: str) -> Any:
     shape = tuple(value.shape())
     size = int(np.prod(shape)) * dtype.itemsize
     return np.frombuffer(ctypes.string_at(value.data_ptr(), size), dtype).reshape(shape)
-
-
-def require(device: Device) -> None:
-    """Refuse a device that cannot be had here, before any work is done.
-
-    Raises:
-        RuntimeFailure: the installed ONNX Runtime has no provider for it.
-    """
-    require_provider(device, _ort().get_available_providers())
