@@ -24,7 +24,10 @@ MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True)
 class Writing:
-    """One weight on its way into a form. ``flipped``: a matrix that is stored as its transpose from now on."""
+    """One weight on its way into a form. ``flipped``: a matrix that is stored as its transpose from now on.
+
+    ``keep_sums``: its rounding errors are to cancel within each group.
+    """
 
     model: Model
     weight: Weight
@@ -32,6 +35,7 @@ class Writing:
     groups: Groups
     namer: Namer
     flipped: bool = False
+    keep_sums: bool = False
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -91,7 +95,9 @@ def codes_of(writing: Writing, scale_dtype: np.dtype | None = None) -> Codes:
 
     def compute() -> Quantized:
         try:
-            return quantize(writing.values(), writing.grid, writing.groups, scale_dtype)
+            return quantize(
+                writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums
+            )
         except ValueError as error:
             label = writing.weight.label
             raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,11 @@ from onnxcompress.passes.base import Context
 
 _STORAGE = (decode.NAME, gather.NAME)  # they change how a weight is stored, not how it is computed with
 _FAITHFUL_DB = 40.0  # one eight-bit pass is enough where real activations keep this; weights have about as much
+
+
+def stored_only(choice: Mapping[Leaf, str]) -> bool:
+    """True where no reader computes with codes, so that any blocks will do."""
+    return all(form in _STORAGE for form in choice.values())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ after its lookup, and every other weight decodes itself when the model is loaded
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import ClassVar, Literal
 
@@ -22,15 +22,16 @@ from onnxcompress.forms.assemble import Assembled, assemble
 from onnxcompress.forms.base import Writing, float_name
 from onnxcompress.forms.product import features, product
 from onnxcompress.graph.edit import Namer
-from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes, weights
+from onnxcompress.graph.layers import Weight, is_layer, weights
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
+from onnxcompress.passes.grouping import Draft, Grouping
 from onnxcompress.passes.selection import Selection
 from onnxcompress.report import LayerRecord
-from onnxcompress.solvers.grid import Grid, Groups, per_block, per_channel
+from onnxcompress.solvers.grid import Grid, Groups
 from onnxcompress.stats.activations import Observed
 
 Scheme = Literal["auto", "weight-only", "dynamic", "float16", "bfloat16"]
@@ -39,8 +40,7 @@ Target = Literal["cpu", "cuda", "portable"]
 _TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
 _WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
 _NODE_BYTES = 200  # of a decoded weight, roughly
-_FEW_MEMBERS = 256  # groups below this have scales that count, which are stored as float16
-_DEFAULT_BLOCK = {8: None, 4: 32, 2: 16}
+_PRECISE_SHARE = 0.0075  # of all bytes, for weights that are stored as float16 beside those of 8 bits
 _QUANTIZED_OPS = frozenset(
     {
         "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv",
@@ -63,7 +63,7 @@ class Quantize:
         metadata={"help": "What is quantized: weights alone, activations as well on every call, or the best by measured cost; or a shorter float type."},
     )  # fmt: skip
     block_size: int | None = field(
-        default=None, metadata={"help": "Weights of an output channel that share a scale; default: all at 8 bits, 32 at 4, 16 at 2."}
+        default=None, metadata={"help": "Weights of a channel that share a scale, 0 for all; default: all at 8 bits, or fewer where that loses too much, 32 at 4, 16 at 2."}
     )  # fmt: skip
     symmetric: bool = field(default=True, metadata={"help": "Zero points in the middle of the range (none stored)."})
     per_tensor: bool = field(default=False, metadata={"help": "One scale for a whole weight."})
@@ -81,9 +81,11 @@ class Quantize:
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing."""
-        if self.block_size is not None and not 8 <= self.block_size <= 65536:
-            raise UsageError(f"a block size of {self.block_size} is out of range", "Give 8 to 65536.")
-        if self.block_size is not None and self.per_tensor:
+        if self.block_size and not 8 <= self.block_size <= 65536:
+            raise UsageError(
+                f"a block size of {self.block_size} is out of range", "Give 8 to 65536, or 0 for whole channels."
+            )
+        if self.block_size and self.per_tensor:
             raise UsageError("blocks and one scale per tensor exclude each other", "Give one of the two options.")
         if self.scheme == "dynamic" and (self.bits != 8 or not self.symmetric or self.block_size):
             raise UsageError(
@@ -130,15 +132,18 @@ class Quantize:
         found = list(weights(model, scopes))
         selection = Selection(self.include, self.exclude, found)
         namer = Namer(scopes.names())
-        chooser = Chooser(self.scheme, self.target, self.activation_bits, context)
+        fit = []
         for weight in found:
             reason = _unfit(weight) or selection.reason(weight)
-            if reason is not None:
-                yield Skip(_skipped(model, weight, reason))
-            elif self.scheme in ("float16", "bfloat16"):
-                yield self._shorter_float(model, weight, namer)
+            if reason is None:
+                fit.append(weight)
             else:
-                yield self._integers(model, weight, namer, chooser)
+                yield Skip(_skipped(model, weight, reason))
+        if self.scheme in ("float16", "bfloat16"):
+            kind = Tensor.FLOAT16 if self.scheme == "float16" else Tensor.BFLOAT16
+            yield from (self._shorter_float(model, weight, namer, kind) for weight in fit)
+        else:
+            yield from self._integers(model, fit, namer, context)
 
     def _refuse_quantized(self, model: Model) -> None:
         if self.requantize:
@@ -152,50 +157,70 @@ class Quantize:
                 "Start from the float model, or give --requantize to quantize what is still float.",
             )
 
-    def _shorter_float(self, model: Model, weight: Weight, namer: Namer) -> Planned | Skip:
-        kind = Tensor.FLOAT16 if self.scheme == "float16" else Tensor.BFLOAT16
+    def _shorter_float(self, model: Model, weight: Weight, namer: Namer, kind: int) -> Planned | Skip:
         before, after = model.nbytes(weight.tensor), stored_bytes(kind, weight.dims)
+        name = float_name(kind)
         if after >= before:
-            name = float_name(weight.tensor.data_type)
-            return Skip(_skipped(model, weight, f"stored as {name} already, {self.scheme} would be no smaller"))
-        if kind == Tensor.FLOAT16 and float(np.abs(model.array(weight.tensor)).max(initial=0)) > np.finfo(np.float16).max:
+            stored = float_name(weight.tensor.data_type)
+            return Skip(_skipped(model, weight, f"stored as {stored} already, {name} would be no smaller"))
+        if kind == Tensor.FLOAT16 and not _fits_float16(model, weight):
             return Skip(_skipped(model, weight, "its values exceed the range of float16"))
         writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
         edit = decode.write_float(writing, kind)
-        record = LayerRecord(weight.label, weight.op, "done", None, self.scheme, 16, before, after)
-        return Planned(record, edit, lambda: None)
+        return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
 
-    def _integers(self, model: Model, weight: Weight, namer: Namer, chooser: Chooser) -> Planned | Skip:
-        own = () if self.per_tensor else _own_axes(weight)
-        if own is None:
-            own = _best_axis(model.array(weight.tensor))
-        flipped = _only_transposed_products(weight)
-        if flipped:
-            own = tuple(1 - axis for axis in own)
-        dims = weight.dims[::-1] if flipped else weight.dims
-        writing = Writing(model, weight, Grid(self.bits, self.symmetric), self._groups(dims, own), namer, flipped)
-        scale_dtype = _scale_dtype(writing)
-        choice = chooser.choose(writing)
-        before = model.nbytes(weight.tensor)
-        after = self._predicted(writing, scale_dtype)
-        if after + _NODE_BYTES > before * _WORTH:
-            return Skip(_skipped(model, weight, "too small: scales and decoding would eat up what its codes save"))
-        made: Assembled = assemble(writing, scale_dtype, choice)
-        form = "+".join(sorted(set(choice.values())))
-        record = LayerRecord(weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes)
-        return Planned(record, made.edit, lambda: made.codes.error)
+    def _integers(
+        self, model: Model, fit: Sequence[Weight], namer: Namer, context: Context
+    ) -> Iterator[Planned | Skip]:
+        chooser = Chooser(self.scheme, self.target, self.activation_bits, context)
+        grouping = Grouping(Grid(self.bits, self.symmetric), self.block_size, self.per_tensor)
+        drafts = [grouping.draft(model, weight, namer, chooser) for weight in fit]
+        precise = self._precise(model, drafts)
+        for draft in drafts:
+            weight = draft.writing.weight
+            before = model.nbytes(weight.tensor)
+            if draft.nbytes + _NODE_BYTES > before * _WORTH:
+                reason = "too small: scales and decoding would eat up what its codes save"
+                yield Skip(_skipped(model, weight, reason))
+            elif id(weight) in precise:
+                yield self._shorter_float(model, weight, namer, Tensor.FLOAT16)
+            else:
+                made = assemble(draft.writing, draft.scale_dtype, draft.choice)
+                form = "+".join(sorted(set(draft.choice.values())))
+                record = LayerRecord(
+                    weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes
+                )
+                yield Planned(record, made.edit, _error_of(made))
 
-    def _predicted(self, writing: Writing, scale_dtype: np.dtype) -> int:
-        groups = writing.groups
-        scales = writing.weight.elements // max(groups.members, 1)
-        codes = (writing.weight.elements * self.bits + 7) // 8
-        return codes + scales * (scale_dtype.itemsize + (0 if self.symmetric else 1))
+    def _precise(self, model: Model, drafts: Sequence[Draft]) -> set[int]:
+        """The smallest weights, which are stored as float16 for a small part of all bytes.
 
-    def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
-        size = self.block_size or _DEFAULT_BLOCK[self.bits]
-        if size is None or self.per_tensor:
-            return per_channel(dims, own)
-        return per_block(dims, own, size)
+        In networks that narrow as they go the first and the depthwise layers are the smallest; their errors pass
+        through all others.
+        """
+        if self.bits != 8 or self.block_size is not None or self.per_tensor:
+            return set()
+        sizes = [(model.nbytes(d.writing.weight.tensor), d) for d in drafts]
+        spare = _PRECISE_SHARE * sum(size for size, _ in sizes)
+        chosen: set[int] = set()
+        for size, draft in sorted(sizes, key=lambda pair: pair[0]):
+            weight = draft.writing.weight
+            spare -= size // 4
+            if spare < 0:
+                break
+            decoded = set(draft.choice.values()) == {decode.NAME}
+            if decoded and weight.tensor.data_type == Tensor.FLOAT and _fits_float16(model, weight):
+                chosen.add(id(weight))
+        return chosen
+
+
+def _error_of(made: Assembled) -> Callable[[], float | None]:
+    return lambda: made.codes.error
+
+
+def _fits_float16(model: Model, weight: Weight) -> bool:
+    peak = float(np.abs(model.array(weight.tensor).astype(np.float32)).max(initial=0))
+    return peak <= float(np.finfo(np.float16).max)
 
 
 def _unfit(weight: Weight) -> str | None:
@@ -216,40 +241,3 @@ def _unfit(weight: Weight) -> str | None:
 def _skipped(model: Model, weight: Weight, reason: str) -> LayerRecord:
     size = model.nbytes(weight.tensor)
     return LayerRecord(weight.label, weight.op, "skipped", reason, None, None, size, size)
-
-
-def _own_axes(weight: Weight) -> tuple[int, ...] | None:
-    """The axes whose indices keep own scales: those of the lookup if there is one, else of the first layer."""
-    known: list[tuple[Leaf, tuple[int, ...]]] = []
-    for leaf in weight.leaves:
-        axes = output_axes(leaf)
-        if axes is not None and is_layer(leaf):
-            known.append((leaf, axes))
-    known.sort(key=lambda pair: pair[0].op != "Gather")
-    return known[0][1] if known else None
-
-
-def _only_transposed_products(weight: Weight) -> bool:
-    """True where each reader multiplies by the transpose: stored that way it needs no operator in between."""
-    found = [product(leaf, weight.dims, weight.tensor.data_type) for leaf in weight.leaves]
-    return all(p is not None and p.transposed for p in found)
-
-
-def _best_axis(values: np.ndarray) -> tuple[int, ...]:
-    """The axis along which own scales leave the least rounding noise, which is the sum of squared maxima."""
-
-    def noise(axis: int) -> float:
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        peak = np.abs(values).max(others).astype(np.float64)
-        return float(np.square(peak).sum() / peak.size)
-
-    return (min(range(values.ndim), key=noise),)
-
-
-def _scale_dtype(writing: Writing) -> np.dtype:
-    """float16 where scales count and float16 holds them as normal numbers, else float32."""
-    if writing.groups.members >= _FEW_MEMBERS:
-        return np.dtype(np.float32)
-    largest = float(np.abs(writing.values()).max(initial=0)) / max(writing.grid.high, 1)
-    safe = 1e-3 < largest < 6e4
-    return np.dtype(np.float16 if safe else np.float32)

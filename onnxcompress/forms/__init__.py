@@ -1,0 +1,1 @@
+"""Forms: how a compressed weight is written, and what each costs."""

@@ -1,0 +1,1 @@
+"""The ONNX model in memory and on disk."""

@@ -1,0 +1,1 @@
+"""Passes: what may be done to a model, one file each."""

@@ -1,0 +1,1 @@
+"""Solvers: numpy alone, from weights to compressed weights."""
