@@ -92,7 +92,7 @@ def test_quantize_without_any_option(finished: tuple[Path, Done]) -> None:
 def test_the_page_of_a_pipe_is_plain(finished: tuple[Path, Done]) -> None:
     _, done = finished
     assert "\x1b" not in done.stdout
-    assert done.stdout.count("synthetic inputs") == 1
+    assert "with synthetic inputs, as no data was given" in done.stdout
     for word in ("original", "compressed", "size", "latency p50", "SQNR", "forms"):
         assert word in done.stdout
 
@@ -141,10 +141,10 @@ def test_quiet(model: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_simplify(model: Path) -> None:
-    done = cli("simplify", model, "--no-verify")
+def test_simplify(tmp_path: Path) -> None:
+    done = cli("simplify", SAMPLE, "-o", tmp_path / "out.onnx")
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(files(model.parent)) == 2
+    assert (tmp_path / "out.onnx").stat().st_size <= SAMPLE.stat().st_size
 
 
 def test_a_reader_that_went_away_changes_nothing(model: Path) -> None:

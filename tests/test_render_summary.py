@@ -72,6 +72,14 @@ def test_failed_checks_are_rows_even_without_a_limit() -> None:
     assert line(text, "finite") == "finite  -  output has NaN  failed"
 
 
+def test_checks_that_always_run_are_one_line_while_they_hold() -> None:
+    checks = [BudgetResult(name, "kept", "kept", ok=True) for name in ("interface", "metadata")]
+    size = BudgetResult("max_size", 0.3, 20 * 2**20, ok=False)
+    text = page(report(budgets=(*checks, size)))
+    assert line(text, "checks that hold") == "checks that hold: interface, metadata"
+    assert line(text, "max_size") == "max_size  30.0 %  20.0 MiB  failed"
+
+
 def test_what_is_untouched_is_grouped_by_reason_and_sorted_by_size() -> None:
     left = [skipped(f"a{i}", "tiny", bytes_before=100) for i in range(3)] + [skipped("b", "custom operator")]
     lines = [x for x in page(report(steps=(step(*left),))).splitlines() if "untouched" in x]

@@ -41,14 +41,10 @@ def _join(path: Path | None, figures: str) -> str:
 def _failure(budget: BudgetResult) -> str:
     parts = [words.safe(budget.name, 60)]
     if budget.value is not None:
-        parts.append(_word(budget.value))
+        parts.append(words.measured(budget.name, budget.value))
     if budget.limit is not None:
-        parts.append(f"(limit {_word(budget.limit)})")
+        parts.append(f"(limit {words.measured(budget.name, budget.limit)})")
     return " ".join(parts)
-
-
-def _word(value: float | str) -> str:
-    return words.safe(value, 80) if isinstance(value, str) else words.number(value)
 
 
 def _figures(report: Report) -> Iterator[str]:

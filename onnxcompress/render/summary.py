@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onnxcompress.report import BudgetResult, Fidelity, Latency, OutputFidelity, Report
 
 _Row = tuple[Cell, ...]
+_ASKED = ("min_", "max_")  # how the names of budgets begin; other checks always run
 
 
 def summary(report: Report, *, verbose: bool = False) -> tuple[Block, ...]:
@@ -109,23 +110,18 @@ def _figures(name: str, found: Fidelity | OutputFidelity) -> _Row:
 
 def _budgets(budgets: tuple[BudgetResult, ...]) -> Iterator[Block]:
     """Checks that always run are one line while they hold; what the user asked for is always a row."""
-    standing = [b.name for b in budgets if b.ok and b.limit is None]
-    rows = [_budget(b) for b in budgets if not b.ok or b.limit is not None]
+    standing = [b.name for b in budgets if b.ok and not b.name.startswith(_ASKED)]
+    rows = [_budget(b) for b in budgets if not b.ok or b.name.startswith(_ASKED)]
     if rows:
-        yield Table("budgets", ("name", "limit", "value", ""), tuple(rows), frozenset({1, 2}))
+        yield Table("budgets and checks", ("name", "limit", "value", ""), tuple(rows), frozenset({1, 2}))
     if standing:
         yield Lines("", (Cell(f"checks that hold: {', '.join(words.safe(name, 60) for name in standing)}"),))
 
 
 def _budget(budget: BudgetResult) -> _Row:
     verdict = Cell("ok", "good") if budget.ok else Cell("failed", "bad")
-    return row(words.safe(budget.name, 60), _value(budget.limit), _value(budget.value), verdict)
-
-
-def _value(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return words.safe(value, 80) if isinstance(value, str) else words.number(value)
+    limit, value = words.measured(budget.name, budget.limit), words.measured(budget.name, budget.value)
+    return row(words.safe(budget.name, 60), limit, value, verdict)
 
 
 def notes(report: Report) -> Iterator[Block]:

@@ -98,6 +98,19 @@ def number(value: float) -> str:
     return f"{value:.5g}"
 
 
+def measured(name: str, value: float | str | None) -> str:
+    """The limit or the value of a budget, in the unit that its name implies.
+
+    >>> measured("max_size", 20_971_520.0), measured("max_size", 0.3), measured("min_sqnr", 30.0)
+    ('20.0 MiB', '30.0 %', '30')
+    """
+    if value is None or isinstance(value, str):
+        return "-" if value is None else safe(value, 80)
+    if not name.endswith("size"):
+        return number(value)
+    return size(value) if value > 1 else percent(value)
+
+
 def _three(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
