@@ -195,4 +195,6 @@ def _along_outputs(fold: Fold) -> np.ndarray:
 
 def _scaled(weight: np.ndarray, factors: np.ndarray) -> np.ndarray:
     # in float64, but without a whole copy in it
-    return np.multiply(weight, factors, out=np.empty_like(weight), casting="same_kind")
+    scaled = np.empty_like(weight)
+    np.multiply(weight, factors, out=scaled, casting="same_kind")
+    return scaled

@@ -43,7 +43,6 @@ class _Variant(NamedTuple):
     disabled: tuple[str, ...] = ()
 
 
-_GROWTH = 1.02  # stored bytes after ONNX Runtime's optimizations, over those before
 _LARGE = 1 << 16
 _VARIANTS = (_Variant(MODEST), _Variant(_LARGE), _Variant(_LARGE, (FOLDING,)), _Variant(None))
 
@@ -59,13 +58,18 @@ class Simplify:
         default=True, metadata={"help": "Compare the outputs before and after on one synthetic input."}
     )
 
+    @property
+    def tag(self) -> str:
+        """``simplified``."""
+        return "simplified"
+
     def rewrite(self, model: Model, context: Context) -> Rewritten:
         """Return a simpler copy of the model, or the model itself where there is none."""
         notes: list[str] = []
         failure = None
         for variant in _VARIANTS:
             if variant.through is None and failure is not None:
-                return Rewritten(model, (f"Not simplified: {failure.message}.",))
+                return Rewritten(model, (f"not simplified: {failure.message}",))
             try:
                 candidate = _candidate(model, variant, notes)
                 if candidate is None or not self._holds(model, candidate, context, notes):
@@ -74,18 +78,18 @@ class Simplify:
                 failure = error
                 continue
             except _Unchanged:
-                break
+                return Rewritten(model, (*dict.fromkeys(notes), "there was nothing to simplify"))
             return Rewritten(candidate, (*dict.fromkeys(notes), _summary(model, candidate)))
-        return Rewritten(model, (*dict.fromkeys(notes), "There was nothing to simplify."))
+        return Rewritten(model, (*dict.fromkeys(notes), "not simplified: whatever was tried is no smaller"))
 
     def _holds(self, model: Model, candidate: Model, context: Context, notes: list[str]) -> bool:
         if not self.check:
             return True
         outcome = compare(model, candidate, seed=context.seed)
         if outcome.skipped:
-            notes.append(f"The outputs after simplification were not compared: {outcome.skipped}.")
+            notes.append(f"outputs not compared: {outcome.skipped}")
         if outcome.difference:
-            notes.append(f"A simplification was discarded: {outcome.difference}.")
+            notes.append(f"a simplification was discarded: {outcome.difference}")
         return outcome.difference is None
 
 
@@ -94,13 +98,12 @@ def _candidate(model: Model, variant: _Variant, notes: list[str]) -> Model | Non
     result = model.copy()
     lift_constants(result)
     _clean(result)
-    before = stored_bytes(result)
     if variant.through is not None:
         try:
             result = optimized(result, through=variant.through, disabled=variant.disabled)
         except NotOptimized as reason:
             if variant is not _VARIANTS[0]:
-                notes.append(f"The optimizations of ONNX Runtime were left out: {reason}.")
+                notes.append(f"the optimizations of ONNX Runtime were left out: {reason}")
             return None
         lift_constants(result)
         _clean(result)
@@ -109,7 +112,7 @@ def _candidate(model: Model, variant: _Variant, notes: list[str]) -> Model | Non
     declare_initializers(result.proto)
     nodes = node_count(result.proto) - node_count(model.proto)
     size = writer.serialized_size(result) - writer.serialized_size(model)
-    if nodes > 0 or size > 0 or stored_bytes(result) > _GROWTH * before:
+    if nodes > 0 or size > 0:
         return None
     if nodes == 0 and size == 0:
         raise _Unchanged
@@ -148,6 +151,6 @@ def node_count(proto: onnx.ModelProto) -> int:
 
 def _summary(before: Model, after: Model) -> str:
     return (
-        f"Simplified from {node_count(before.proto)} to {node_count(after.proto)} nodes"
-        f" and from {stored_bytes(before)} to {stored_bytes(after)} bytes of stored tensors."
+        f"{node_count(before.proto)} nodes became {node_count(after.proto)}, and {stored_bytes(before)} bytes"
+        f" of stored tensors {stored_bytes(after)}"
     )

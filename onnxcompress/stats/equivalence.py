@@ -108,18 +108,29 @@ def difference(expected: Mapping[str, Any], given: Mapping[str, Any], *, values:
 
 
 def _differs(first: Any, second: Any, values: bool) -> str | None:
-    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
-        if len(first) != len(second):
-            return f"{len(second)} values in place of {len(first)}" if values else None
-        return next((d for a, b in zip(first, second, strict=True) if (d := _differs(a, b, values))), None)
-    if isinstance(first, Mapping) or first is None or isinstance(second, Mapping) or second is None:
-        return None if first == second or not values else "other values"
+    if isinstance(first, (list, dict)) or first is None or second is None:
+        return _container_differs(first, second, values)
     one, two = np.asarray(first), np.asarray(second)
     if one.dtype != two.dtype:
         return f"{two.dtype} in place of {one.dtype}"
     if one.shape != two.shape:
         return f"the shape {two.shape} in place of {one.shape}"
     return _beyond_rounding(one, two) if values else None
+
+
+def _container_differs(first: Any, second: Any, values: bool) -> str | None:
+    """Sequences, maps (from label to score, say) and optionals."""
+    if type(first) is not type(second):
+        return f"a {type(second).__name__} in place of a {type(first).__name__}"
+    if first is None or not values:
+        return None
+    if len(first) != len(second):
+        return f"{len(second)} elements in place of {len(first)}"
+    if isinstance(first, list):
+        return next((d for a, b in zip(first, second, strict=True) if (d := _differs(a, b, True))), None)
+    if first.keys() != second.keys():
+        return "other keys"
+    return _differs(np.array(list(first.values())), np.array([second[key] for key in first]), True)
 
 
 def _beyond_rounding(one: np.ndarray, two: np.ndarray) -> str | None:
