@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,11 +86,6 @@ def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, li
         for name in names if i % 2 else reversed(names):
             runs[name].append(run(commands[name]))
     return runs
-
-
-def seconds(runs: Sequence[Ran]) -> float:
-    """The median time."""
-    return median(r.seconds for r in runs)
 
 
 def copy_seconds(files: Sequence[Path], folder: Path) -> float:

@@ -1,7 +1,7 @@
 """Verification's own cost: the whole of it over the inferences that it makes.
 
-Time within `Session.run` counts as inference, of whichever model and for whatever purpose; loading sessions is
-shown apart, though it counts as cost.
+Time within `Session.run` counts as inference, of whichever model and for whatever purpose; loading sessions
+is shown apart, though it counts as cost.
 """
 
 from __future__ import annotations
