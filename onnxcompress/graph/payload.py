@@ -16,7 +16,7 @@ from onnxcompress.errors import ModelError
 _SUB_BYTE_BITS = {
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.UINT4: 4,
-    **{getattr(onnx.TensorProto, n): b for n, b in (("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    **{getattr(onnx.TensorProto, n): b for n, b in (("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2), ("FLOAT6E2M3", 6), ("FLOAT6E3M2", 6))
        if hasattr(onnx.TensorProto, n)},
 }
 

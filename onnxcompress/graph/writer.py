@@ -246,7 +246,9 @@ def _save_external(model: Model, path: Path, stem: str, told: Told | None, durab
         for tensor in moved:
             tensor.external_data.add(key="location", value=data.name)
         part.chmod(_default_mode())
+        shared = data.exists()  # with a model of the same weights
         part.replace(data)
+        part = part if shared else data  # what a failure would leave behind
         _write(twin, path, [twin.proto.SerializeToString(deterministic=True)], None, durable)
     except BaseException:
         part.unlink(missing_ok=True)
