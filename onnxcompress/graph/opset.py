@@ -5,7 +5,6 @@ The converter works on the structure; large tensors go through as references to 
 
 from __future__ import annotations
 
-import onnx
 from onnx import helper, version_converter
 
 from onnxcompress.errors import ModelError
@@ -20,7 +19,7 @@ def raised(model: Model, opset: int) -> Model:
     """
     try:
         proto = version_converter.convert_version(model.proto, opset)
-    except (RuntimeError, ValueError, onnx.onnx_cpp2py_export.ConvertError) as error:  # type: ignore[attr-defined]
+    except (RuntimeError, ValueError, version_converter.ConvertError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"the model cannot be raised to opset {opset}: {first}", "Export the model at a newer opset."
