@@ -34,9 +34,9 @@ def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
         names.append(gather.NAME)
     found = product_of(writing, leaf)
     if found is not None:
-        if dynamic.fits(writing):
+        if dynamic.fits(writing, found):
             names += [dynamic.ONE_PASS, dynamic.TWO_PASSES]
-            if writing.groups.shared == ((1,) if found.transposed else (0,)):
+            if fused.fits(writing, found):
                 names.append(fused.NAME)
         if blockwise.block_size(writing, found) is not None:
             names.append(blockwise.NAME)

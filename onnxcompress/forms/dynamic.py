@@ -33,10 +33,11 @@ TWO_PASSES = "dynamic16"
 MIN_OPSET = 11
 
 
-def fits(writing: Writing) -> bool:
-    """True for eight-bit symmetric weights with one scale per output channel, or one in all."""
+def fits(writing: Writing, found: Product) -> bool:
+    """True for eight-bit symmetric weights with one scale per output channel of this product, or one in all."""
     grid, groups = writing.grid, writing.groups
-    return grid.bits == 8 and grid.symmetric and groups.shape == writing.dims and len(groups.shared) in (1, 2)
+    own = (1,) if found.transposed else (0,)
+    return grid.bits == 8 and grid.symmetric and groups.shape == writing.dims and groups.shared in (own, (0, 1))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,14 @@ NAME = "fused"
 MIN_OPSET = 13
 
 
+def fits(writing: Writing, found: Product) -> bool:
+    """True for weights that fit an integer product, with a scale for each channel and stored beside their reader.
+
+    The runtime does not find codes that lie in a graph around the reader's.
+    """
+    return len(writing.groups.shared) == 1 and found.leaf.use.scope is writing.weight.scope
+
+
 def product_form(writing: Writing, stored: Stored, found: Product) -> Reading:
     """The nodes in place of one product."""
     chain, codes, scale = right_hand_side(writing, stored, found)
