@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from tests.benchmarks import corpus_row, large, measure, overhead, start
 from tests.benchmarks.__main__ import NAMES
 from tests.benchmarks.corpus_row import Interval, Row
 from tests.benchmarks.tables import number, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def row(name: str = "minilm-l3", **changes: object) -> Row:

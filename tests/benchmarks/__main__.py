@@ -6,6 +6,8 @@ import argparse
 import importlib
 import os
 import platform
+import signal
+import sys
 from pathlib import Path
 
 from tests.benchmarks.settings import Settings
@@ -31,6 +33,7 @@ def main() -> None:
         parser.error(f"no benchmark called {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     given["models"] = tuple(filter(None, given["models"].split(",")))
     settings = Settings(**given)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that temporary folders are removed
     print(f"{platform.machine()}, {os.cpu_count()} cores; all numbers are ratios unless a unit is named")
     for name in names:
         module = importlib.import_module(f"tests.benchmarks.{name}")

@@ -7,10 +7,8 @@ pairs on real inputs, in sessions that are loaded anew several times.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,10 +19,12 @@ from onnxcompress.graph.model import Model
 from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import Callers, paired
 from onnxcompress.verify.facts import model_files
-from tests.benchmarks.corpus_row import MOST_BYTES, MOSTLY, Interval, Row, report
+from tests.benchmarks.corpus_row import MOST_BYTES, MOSTLY, Interval, Row, cells, report
 from tests.benchmarks.measure import Failed, copy_seconds, run, tool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from tests.benchmarks.settings import Settings
 
 TITLE = "Real models: onnxcompress quantize MODEL"
@@ -67,7 +67,7 @@ def measure(settings: Settings) -> None:
         except Failed as failure:
             print(f"{name}: {failure}", flush=True)
             continue
-        print(f"{name}: {', '.join(rows[-1].misses) or 'met'}", flush=True)
+        print("  ".join(cells(rows[-1])), flush=True)
     print("\n" + report(rows))
 
 
@@ -100,10 +100,7 @@ def _row(name: str, folder: Path, settings: Settings) -> Row:
 
 def _script(settings: Settings, *arguments: str | Path) -> str:
     command = [sys.executable, str(settings.script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Failed(f"{settings.script.name} {arguments[0]} failed: {done.stderr[-500:]}")
-    return done.stdout
+    return run(command).output
 
 
 def _compared(name: str, original: Path, compressed: Path, settings: Settings) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tests.benchmarks.peers import PEERS, Peer, bar
 from tests.benchmarks.tables import number, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 MOST_BYTES = 0.27
 MOSTLY = 0.95
@@ -78,15 +81,16 @@ class Row:
 
 def report(rows: Sequence[Row]) -> str:
     """The table: each model's row, then other tools': ``=`` on this model, ``~`` on one of its kind."""
-    cells = []
+    lines = []
     for row in rows:
-        cells.append(_cells(row))
-        cells += [_peer_cells(peer) for peer in PEERS.get(row.name, ())]
+        lines.append(cells(row))
+        lines += [_peer_cells(peer) for peer in PEERS.get(row.name, ())]
     met = sum(not row.misses for row in rows)
-    return f"{table(_HEADER, cells)}\n\nthe bar is met on {met} of {len(rows)} models"
+    return f"{table(_HEADER, lines)}\n\nthe bar is met on {met} of {len(rows)} models"
 
 
-def _cells(row: Row) -> list[str]:
+def cells(row: Row) -> list[str]:
+    """The cells of one row."""
     return [
         row.name,
         f"{row.float_share:.3f}",

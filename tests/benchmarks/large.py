@@ -7,7 +7,6 @@ and tool run by turns, on a file that the system has in memory.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +23,8 @@ from tests.benchmarks.measure import Ran, copy_seconds, python, run, tool
 from tests.benchmarks.tables import number, spread, table, verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.benchmarks.settings import Settings
 
 TITLE = "A large model: weight-only int8"

@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +69,7 @@ def run(command: Sequence[str], codes: Sequence[int] = (0,)) -> Ran:
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
-    done = subprocess.run(launcher, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    done = _finished(launcher, environment)
     if done.returncode:
         raise Failed(f"{command[0]} could not be started: {done.stderr}")
     *lines, last = done.stdout.splitlines()
@@ -74,6 +78,21 @@ def run(command: Sequence[str], codes: Sequence[int] = (0,)) -> Ran:
         raise Failed(f"{' '.join(command)} ended with {code}:\n{done.stderr[-2000:]}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Ran(seconds, peak * unit, cpu_seconds, code, "\n".join(lines))
+
+
+def _finished(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """The program when it has ended; whatever stops the waiting ends it and what it started."""
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, errors = started.communicate()
+    except BaseException:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        raise
+    return subprocess.CompletedProcess(command, started.returncode, output, errors)
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[Ran]]:

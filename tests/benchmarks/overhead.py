@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -23,6 +22,8 @@ from tests.benchmarks.measure import ROOT, run, tool
 from tests.benchmarks.tables import number, table, verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from tests.benchmarks.settings import Settings
 
 TITLE = "Verification over the inferences in it"

@@ -5,7 +5,6 @@ Processor time is shown as well, because on a busy machine the wait is mostly fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ from tests.benchmarks.measure import in_turns, python, tool
 from tests.benchmarks.tables import number, spread, table, verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tests.benchmarks.measure import Ran
     from tests.benchmarks.settings import Settings
 
