@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from onnxcompress.version import __version__
+
 if TYPE_CHECKING:
     from onnxcompress.api import compress, quantize, simplify, verify
     from onnxcompress.compress import Result, RunOptions
@@ -31,7 +33,7 @@ _PLACES = {
 
 __all__ = [
     "Budgets", "DataError", "DataOptions", "ModelError", "OnnxCompressError", "Recipe", "Report", "Result",
-    "RunOptions", "RuntimeFailure", "UsageError", "compress", "quantize", "simplify", "verify",
+    "RunOptions", "RuntimeFailure", "UsageError", "__version__", "compress", "quantize", "simplify", "verify",
 ]  # fmt: skip
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxcompress.compress import Result, RunOptions, verify_models
 from onnxcompress.compress import compress as run_recipe
 from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import UsageError
-from onnxcompress.passes.base import Pass
 from onnxcompress.passes.quantize import Quantize
 from onnxcompress.passes.simplify import Simplify
 from onnxcompress.recipe import Recipe
-from onnxcompress.report import Report
 from onnxcompress.verify.budgets import Budgets
+
+if TYPE_CHECKING:
+    from onnxcompress.passes.base import Pass
+    from onnxcompress.report import Report
 
 ModelPath = str | PathLike[str]
 _PATHS = ("output", "data")
@@ -41,7 +43,7 @@ def quantize(model: ModelPath, output: ModelPath | None = None, *, simplify: boo
         DataError: the data do not fit the model.
         RuntimeFailure: the device is not to be had, or the machine could not do it.
     """
-    own, rest = _split(options, frozenset(f.name for f in dataclasses.fields(Quantize)))  # type: ignore[arg-type]
+    own, rest = _split(options, frozenset(f.name for f in dataclasses.fields(Quantize)))
     before: tuple[Pass, ...] = (Simplify(),) if simplify else ()
     return _run(model, output, (*before, Quantize(**own)), rest)
 
@@ -54,9 +56,7 @@ def simplify(model: ModelPath, output: ModelPath | None = None, **options: Any) 
     return _run(model, output, (Simplify(),), options)
 
 
-def compress(
-    model: ModelPath, recipe: Recipe | ModelPath, output: ModelPath | None = None, **options: Any
-) -> Result:
+def compress(model: ModelPath, recipe: Recipe | ModelPath, output: ModelPath | None = None, **options: Any) -> Result:
     """Run a recipe: a `Recipe`, the path of a TOML file, or the name of a ready recipe.
 
     Takes the fields of `RunOptions`, `DataOptions` and `Budgets`; budgets given here replace those of the recipe.

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxcompress import inputs, pipeline, provenance
-from onnxcompress.data.dataset import Dataset
 from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.graph import writer
@@ -20,13 +19,17 @@ from onnxcompress.graph.model import Model
 from onnxcompress.passes.base import PlanningPass
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.recipe import Recipe
-from onnxcompress.report import BudgetResult, LayerRecord, Report
+from onnxcompress.report import LayerRecord, Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
-from onnxcompress.verify.budgets import Budgets
-from onnxcompress.verify.facts import model_facts
+from onnxcompress.verify.budgets import Budgets, judge
+from onnxcompress.verify.facts import model_facts, size_bytes
+from onnxcompress.verify.preflight import preflight
 from onnxcompress.verify.structure import structure_checks
 from onnxcompress.verify.verify import Verification, VerifyOptions, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
 
@@ -100,7 +103,7 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
     report = Report(
         provenance.tool(), machine_facts(), Recipe.of((), budgets).resolved(), options.seed,
         model_facts(source), model_facts(made, parameters=model_facts(source).parameters),
-        found.fidelity, found.latency, found.metrics, (), found.checks, (*notes, *found.notes),
+        found.fidelity, found.latency, found.metrics, (), found.checks, tuple(dict.fromkeys((*notes, *found.notes))),
         "passed" if found.passed else "failed",
     )  # fmt: skip
     return Result(report, compressed, found.passed)
@@ -114,9 +117,20 @@ class _Run:
         self.source = Model.open(path)
         self.target = _target(path, recipe, options)
         require(options.device)
+        self._refuse_unjudgeable()
         self.data, self.notes = inputs.find(self.source, options, run=options.verify)
+        if options.verify and (options.data is not None or recipe.budgets.asked):
+            preflight(path, self.data, _verify_options(options, recipe.budgets))
         part = f".{self.target.stem}.{os.getpid()}.candidate.onnx"
         self.candidate = self.target.with_name(part)
+
+    def _refuse_unjudgeable(self) -> None:
+        names = set(self.recipe.budgets.asked) - {"max_size"}
+        if names and not self.options.verify:
+            raise UsageError(
+                f"{sorted(names)[0]} cannot be judged without verification",
+                "Leave out the budget or --no-verify.",
+            )
 
     def result(self) -> Result:
         model, ran = self._planned(fast_forms=True)
@@ -152,8 +166,11 @@ class _Run:
 
     def _verified(self) -> Verification:
         if not self.options.verify:
-            checks = structure_checks(self.source, Model.open(self.candidate))
-            checks = (*checks, *_unjudged(self.recipe.budgets))
+            made = Model.open(self.candidate)
+            size: dict[str, float | None] = {
+                "max_size": _size_for(self.recipe.budgets, size_bytes(made), size_bytes(self.source))
+            }
+            checks = (*structure_checks(self.source, made), *judge(self.recipe.budgets, size))
             return Verification(None, None, {}, checks, ("not verified: --no-verify",), all(c.ok for c in checks))
         options = _verify_options(self.options, self.recipe.budgets)
         return verify(self.path, self.candidate, self.data, options, self.options.progress)
@@ -169,7 +186,10 @@ class _Run:
         speed = first.verification.latency.speedup if first.verification.latency else 1.0
         told = f"the forms chosen by cost were {why} ({speed:.2f}x)"
         if second.verification.passed or not first.verification.passed:
-            self.notes = (*self.notes, f"{told}: taken back to weights that are decoded when the model is loaded")
+            self.notes = (
+                *self.notes,
+                f"{told}: taken back to weights that are decoded when the model is loaded",
+            )
             return second
         self.notes = (*self.notes, f"{told}, but decoded weights do no better")
         return self._attempt(first.model, first.ran, fast_forms=True)
@@ -178,11 +198,11 @@ class _Run:
         found = attempt.verification
         place = self.target if found.passed else self.target.with_suffix(".rejected.onnx")
         writer.publish(self.candidate, place)
-        verdict = "passed" if found.passed else "failed"
+        verdict: Outcome = "passed" if found.passed else "failed"
         return Result(self._report(attempt.ran, found, found.notes, place, verdict), place, found.passed)
 
     def _report(self, ran: list[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
-                place: Path | None, verdict: str) -> Report:  # fmt: skip
+                place: Path | None, verdict: Outcome) -> Report:  # fmt: skip
         steps = tuple(r.record() for r in ran)
         original = model_facts(self.source)
         compressed = None
@@ -191,7 +211,7 @@ class _Run:
         return Report(
             provenance.tool(), machine_facts(), self.recipe.resolved(), self.options.seed, original, compressed,
             found.fidelity if found else None, found.latency if found else None, found.metrics if found else {},
-            steps, found.checks if found else (), (*self.notes, *notes), "passed" if verdict == "passed" else "failed",
+            steps, found.checks if found else (), tuple(dict.fromkeys((*self.notes, *notes))), verdict,
         )  # fmt: skip
 
 
@@ -244,9 +264,6 @@ def _refuse_idle(ran: list[pipeline.Ran]) -> None:
     )
 
 
-def _unjudged(budgets: Budgets) -> tuple[BudgetResult, ...]:
-    """Budgets that only verification could judge: they do not hold."""
-    return tuple(BudgetResult(name, limit, None, ok=False) for name, limit in budgets.asked.items())
-
-
-__all__ = ["Dataset", "Result", "RunOptions", "compress", "verify_models"]
+def _size_for(budgets: Budgets, after: int, before: int) -> float:
+    """The size as the budget counts it: a fraction of the original up to 1, else bytes."""
+    return after / before if (budgets.max_size or 0) <= 1 else float(after)

@@ -11,7 +11,6 @@ What fails here is a defect of the pass, never of the user's model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import onnx
@@ -21,6 +20,8 @@ from onnxcompress.graph.interface import Interface, ValueSpec, interface
 from onnxcompress.graph.scopes import subgraphs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from onnxcompress.graph.model import Model
 
 
@@ -86,14 +87,10 @@ def _graph(graph: onnx.GraphProto, outer: frozenset[str], where: str) -> Iterato
     seen = {*inputs, *stored}
     yield from _nodes(graph.node, seen, outer, where)
     visible = outer | seen
-    yield from (
-        f"the output {o.name!r} of {where} is not defined" for o in graph.output if o.name not in visible
-    )
+    yield from (f"the output {o.name!r} of {where} is not defined" for o in graph.output if o.name not in visible)
 
 
-def _nodes(
-    nodes: Iterable[onnx.NodeProto], seen: set[str], outer: frozenset[str], where: str
-) -> Iterator[str]:
+def _nodes(nodes: Iterable[onnx.NodeProto], seen: set[str], outer: frozenset[str], where: str) -> Iterator[str]:
     """Problems of nodes in their order; the names that they define are added to ``seen``."""
     for node in nodes:
         label = f"the node {node.name or node.output[0]!r} ({node.op_type})" if node.output else node.op_type

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from onnxcompress.data import load, synthetic_candidates
-from onnxcompress.data.dataset import Dataset
-from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import DataError, RuntimeFailure
 from onnxcompress.graph.interface import interface
-from onnxcompress.graph.model import Model
 from onnxcompress.runtime.failures import OutOfMemory
 from onnxcompress.runtime.session import Device, Session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from onnxcompress.data.dataset import Dataset
+    from onnxcompress.data.options import DataOptions
+    from onnxcompress.graph.model import Model
 
 
 class _Options(Protocol):

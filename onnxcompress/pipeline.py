@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from onnxcompress import guards
-from onnxcompress.data.dataset import Dataset
 from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
 from onnxcompress.forms import remembered
 from onnxcompress.graph import edit
 from onnxcompress.graph.interface import Interface, interface
-from onnxcompress.graph.model import Model
 from onnxcompress.graph.opset import raised
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
 from onnxcompress.progress import Progress, Silent
@@ -27,6 +25,13 @@ from onnxcompress.runtime.machine import isa_class
 from onnxcompress.runtime.memory import peak_bytes
 from onnxcompress.stats.activations import Observed, observe
 from onnxcompress.stats.equivalence import compare
+from onnxcompress.stats.sensitivity import damage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxcompress.data.dataset import Dataset
+    from onnxcompress.graph.model import Model
 
 _OBSERVED_CALLS = 4
 
@@ -59,9 +64,7 @@ class Ran:
             for o in self.outcomes
         ]
         options = dataclasses.asdict(self.step)  # type: ignore[call-overload]
-        return Step(
-            self.step.name, options, self.seconds, peak_bytes() or 0, (*self.layers, *layers), self.notes
-        )
+        return Step(self.step.name, options, self.seconds, peak_bytes() or 0, (*self.layers, *layers), self.notes)
 
 
 def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[Model, list[Ran]]:
@@ -128,8 +131,23 @@ def _context(model: Model, step: PlanningPass, environment: Environment) -> tupl
         except RuntimeFailure as error:
             notes.append(f"layers could not be watched: {error.message}")
     table = remembered.costs(isa_class(), step.measured(model, observed), environment.progress)
-    context = Context(observed, table, environment.seed, None, environment.fast_forms, environment.progress)
-    return context, notes
+    context = Context(
+        observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
+        progress=environment.progress,
+    )  # fmt: skip
+    return dataclasses.replace(context, damage=_damage(model, step, context, environment)), notes
+
+
+def _damage(model: Model, step: PlanningPass, context: Context, environment: Environment) -> dict[str, float]:
+    """What the trials of a pass do to the outputs; nothing where the model cannot be run so."""
+    trials = step.trials(model, context) if environment.data is not None else {}
+    if not trials or environment.data is None:
+        return {}
+    try:
+        feeds = environment.data.first()
+        return damage(model, trials, feeds, environment.progress, threads=environment.threads)
+    except RuntimeFailure:
+        return {}
 
 
 def _raised(model: Model, opset: int, environment: Environment) -> Model:

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from typing import TYPE_CHECKING
 
-from onnxcompress.graph.model import Model
-from onnxcompress.recipe import Recipe
 from onnxcompress.report import Tool
+from onnxcompress.version import __version__
+
+if TYPE_CHECKING:
+    from onnxcompress.graph.model import Model
+    from onnxcompress.recipe import Recipe
 
 PREFIX = "onnxcompress."
-
-
-def version() -> str:
-    """Version of this package."""
-    return metadata.version("onnxcompress")
 
 
 def tool() -> Tool:
     """The versions that decide the result."""
     runtime = next((n for n in ("onnxruntime", "onnxruntime-gpu") if _installed(n)), None)
     return Tool(
-        "onnxcompress", version(), metadata.version("onnx"), metadata.version(runtime) if runtime else "none"
+        "onnxcompress",
+        __version__,
+        metadata.version("onnx"),
+        metadata.version(runtime) if runtime else "none",
     )
 
 
@@ -41,7 +43,7 @@ def stamp(model: Model, recipe: Recipe, seed: int) -> None:
     proto = model.proto
     kept = [p for p in proto.metadata_props if not p.key.startswith(PREFIX)]
     entries = {
-        "version": version(),
+        "version": __version__,
         "seed": str(seed),
         "recipe": json.dumps(recipe.resolved(), sort_keys=True),
         **{step.name: step.tag for step in recipe.steps},

@@ -23,17 +23,19 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from onnxcompress.errors import UsageError
 from onnxcompress.passes.base import Pass, find_pass, passes
 from onnxcompress.verify.budgets import Budgets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 _READY = "onnxcompress.recipes"
 
@@ -114,7 +116,11 @@ class Recipe:
                     lines.append(f"{item.name} = {_toml(value)}")
             lines.append("")
         if self.budgets.asked:
-            lines += ["[budgets]", *(f"{name} = {_toml(value)}" for name, value in self.budgets.asked.items()), ""]
+            lines += [
+                "[budgets]",
+                *(f"{name} = {_toml(value)}" for name, value in self.budgets.asked.items()),
+                "",
+            ]
         return "\n".join(lines)
 
 
@@ -159,14 +165,16 @@ def _step(data: Mapping[str, Any], where: str) -> Pass:
     kind = find_pass(name)
     options = {k: v for k, v in data.items() if k != "pass"}
     _refuse_unknown(options, {f.name for f in dataclasses.fields(kind)}, f"{where} ({name})")
-    return _validated(kind, options, f"{where} ({name})")
+    made: Pass = _validated(kind, options, f"{where} ({name})")
+    return made
 
 
 def _budgets(data: object, where: str) -> Budgets:
     if not isinstance(data, dict):
         raise UsageError(f"the budgets of {where} are no table", "Write [budgets] and one line for each limit.")
     _refuse_unknown(data, {f.name for f in dataclasses.fields(Budgets)}, f"the budgets of {where}")
-    return _validated(Budgets, data, f"the budgets of {where}")
+    made: Budgets = _validated(Budgets, data, f"the budgets of {where}")
+    return made
 
 
 def _validated(kind: Any, options: Mapping[str, Any], where: str) -> Any:

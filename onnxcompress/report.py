@@ -12,8 +12,10 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
+
+if typing.TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA_VERSION = "1.0"
 

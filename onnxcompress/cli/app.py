@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from onnxcompress.cli.verbs import verbs
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
+from onnxcompress.version import __version__
 
 # Typer may carry its own copy of click, so the base of its errors is found here rather than imported.
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0].__bases__[0]
@@ -47,9 +48,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"onnxcompress {version('onnxcompress')}")
+        typer.echo(f"onnxcompress {__version__}")
         raise typer.Exit
 
 
@@ -103,17 +102,11 @@ def intended(problem: BaseException) -> OnnxCompressError | None:
     if isinstance(problem, _ParseError):
         return _usage(problem)
     if isinstance(problem, MemoryError):
-        return RuntimeFailure(
-            "the machine is out of memory", "Free memory, or use a smaller model or less data."
-        )
+        return RuntimeFailure("the machine is out of memory", "Free memory, or use a smaller model or less data.")
     if isinstance(problem, OSError) and problem.errno in _FULL:
-        return RuntimeFailure(
-            "the disk is full", "Free space in the folder of the output, or choose another one."
-        )
+        return RuntimeFailure("the disk is full", "Free space in the folder of the output, or choose another one.")
     if isinstance(problem, OSError) and problem.filename is not None:
-        return UsageError(
-            f"{problem.filename}: {problem.strerror}", "Check that the path exists and its permissions."
-        )
+        return UsageError(f"{problem.filename}: {problem.strerror}", "Check that the path exists and its permissions.")
     return None
 
 

@@ -14,9 +14,7 @@ from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, Model
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 RecipeName = Annotated[
     str,
-    typer.Option(
-        "--recipe", metavar="FILE|NAME", help="A recipe.toml, or the name of a recipe that ships with it."
-    ),
+    typer.Option("--recipe", metavar="FILE|NAME", help="A recipe.toml, or the name of a recipe that ships with it."),
 ]
 
 

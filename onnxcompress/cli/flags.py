@@ -84,9 +84,7 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
         hint = hints[item.name]
         annotation = hint if get_origin(hint) is Annotated else option(item, hint)
         found.append(
-            inspect.Parameter(
-                item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=annotation
-            )
+            inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=annotation)
         )
     return found
 

@@ -21,9 +21,9 @@ _SIMPLIFY = "simplify"
 class Prepared:
     """A pass that works on a simplified graph."""
 
-    no_simplify: Annotated[
-        bool, typer.Option("--no-simplify", help="Leave out the simplifier that runs first.")
-    ] = False
+    no_simplify: Annotated[bool, typer.Option("--no-simplify", help="Leave out the simplifier that runs first.")] = (
+        False
+    )
 
     def steps(self) -> tuple[Pass, ...]:
         """What runs before the pass."""

@@ -24,16 +24,12 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model
 class WriteFlags:
     """What becomes of the result."""
 
-    output: Annotated[
-        Path | None, Option("-o", "--output", help="The file to write; by default beside the model.")
-    ] = None
-    force: Annotated[bool, Option("--force", help="Overwrite the output if it exists.")] = False
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Show the plan with predicted sizes and write nothing.")
-    ] = False
-    no_verify: Annotated[bool, Option("--no-verify", help="Do not compare the result with the original.")] = (
-        False
+    output: Annotated[Path | None, Option("-o", "--output", help="The file to write; by default beside the model.")] = (
+        None
     )
+    force: Annotated[bool, Option("--force", help="Overwrite the output if it exists.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Show the plan with predicted sizes and write nothing.")] = False
+    no_verify: Annotated[bool, Option("--no-verify", help="Do not compare the result with the original.")] = False
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,7 @@ class ReportFlags:
     json: Annotated[
         str | None, Option("--json", metavar="PATH|-", help="Write the report as JSON; - is standard output.")
     ] = None
-    report: Annotated[
-        Path | None, Option("--report", help="Write the report to a file; its suffix is .json.")
-    ] = None
+    report: Annotated[Path | None, Option("--report", help="Write the report to a file; its suffix is .json.")] = None
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the last line only.")] = False
     verbose: Annotated[bool, Option("-v", "--verbose", help="List every layer and every output.")] = False
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
@@ -77,9 +71,7 @@ class ReportFlags:
             if path.resolve() in used:
                 raise UsageError(f"the report would overwrite {path}", "Give the report a name of its own.")
             if path.is_dir() or not path.resolve().parent.is_dir():
-                raise UsageError(
-                    f"the report cannot be written to {path}", "Give a file in a folder that exists."
-                )
+                raise UsageError(f"the report cannot be written to {path}", "Give a file in a folder that exists.")
 
 
 @dataclass(frozen=True)
@@ -90,31 +82,25 @@ class DataFlags:
         Path | None,
         Option("--data", help="Real inputs: a folder of .npz calls, one .npz, images, or a text file."),
     ] = None
-    labels: Annotated[
-        Path | None, Option("--labels", help="The right answers: an .npy with a row a sample.")
-    ] = None
+    labels: Annotated[Path | None, Option("--labels", help="The right answers: an .npy with a row a sample.")] = None
     metric: Annotated[
         str | None,
         Option("--metric", help="The task metric to compute from the labels, such as accuracy or top5."),
     ] = None
-    tokenizer: Annotated[Path | None, Option("--tokenizer", help="The tokenizer.json for a text file.")] = (
+    tokenizer: Annotated[Path | None, Option("--tokenizer", help="The tokenizer.json for a text file.")] = None
+    mean: Annotated[str | None, Option("--mean", metavar="R,G,B", help="Mean of the pixels on a scale of 0 to 1.")] = (
         None
     )
-    mean: Annotated[
-        str | None, Option("--mean", metavar="R,G,B", help="Mean of the pixels on a scale of 0 to 1.")
-    ] = None
     std: Annotated[
         str | None, Option("--std", metavar="R,G,B", help="Deviation of the pixels on a scale of 0 to 1.")
     ] = None
-    layout: Annotated[
-        Literal["auto", "nchw", "nhwc"], Option("--layout", help="Order of an image input's axes.")
-    ] = "auto"
-    size: Annotated[
-        str | None, Option("--size", metavar="HxW", help="Image size where the model leaves it open.")
-    ] = None
-    limit: Annotated[int | None, Option("--limit", min=1, help="Use at most so many calls of the data.")] = (
+    layout: Annotated[Literal["auto", "nchw", "nhwc"], Option("--layout", help="Order of an image input's axes.")] = (
+        "auto"
+    )
+    size: Annotated[str | None, Option("--size", metavar="HxW", help="Image size where the model leaves it open.")] = (
         None
     )
+    limit: Annotated[int | None, Option("--limit", min=1, help="Use at most so many calls of the data.")] = None
 
     def options(self) -> DataOptions:
         """How the data is to be read.
@@ -126,9 +112,7 @@ class DataFlags:
 
         given = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) not in (None, "auto")]
         if self.data is None and given:
-            raise UsageError(
-                f"--{given[0]} has no meaning without --data", "Say with --data where the inputs are."
-            )
+            raise UsageError(f"--{given[0]} has no meaning without --data", "Say with --data where the inputs are.")
         return DataOptions(
             labels=self.labels,
             tokenizer=self.tokenizer,

@@ -10,12 +10,8 @@ import typer
 
 from onnxcompress.errors import UsageError
 
-app = typer.Typer(
-    rich_markup_mode=None, add_completion=False, help="Write and check recipes.", no_args_is_help=True
-)
-Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="The file to write; by default standard output.")
-]
+app = typer.Typer(rich_markup_mode=None, add_completion=False, help="Write and check recipes.", no_args_is_help=True)
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; by default standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

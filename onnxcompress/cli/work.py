@@ -31,9 +31,7 @@ def run_recipe(
         show(page, result, report, dry_run=write.dry_run)
 
 
-def run_options(
-    page: Page, data: DataFlags, machine: MachineFlags, write: WriteFlags | None = None
-) -> RunOptions:
+def run_options(page: Page, data: DataFlags, machine: MachineFlags, write: WriteFlags | None = None) -> RunOptions:
     """The options of a run from the flags of a verb."""
     write = write or WriteFlags()
     return RunOptions(

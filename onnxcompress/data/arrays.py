@@ -14,16 +14,18 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 
 from onnxcompress.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _BROKEN = (
     ValueError,
@@ -66,9 +68,7 @@ def _header(file: IO[bytes], available: int, subject: str) -> Header:
     shape, fortran, dtype = read(file)
     length = file.tell() - start
     if dtype.hasobject:
-        raise DataError(
-            f"{subject} holds Python objects", "Save plain numbers or strings, not object arrays."
-        )
+        raise DataError(f"{subject} holds Python objects", "Save plain numbers or strings, not object arrays.")
     if math.prod(shape) * dtype.itemsize != available - length:
         raise DataError(f"{subject} is truncated or damaged", "Write it again with numpy.")
     return Header(shape, dtype, fortran, length)

@@ -8,7 +8,6 @@ pass unnoticed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,8 @@ import numpy as np
 from onnxcompress.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from onnxcompress.data.dataset import Feeds
     from onnxcompress.graph.interface import ValueSpec
 
@@ -75,9 +76,7 @@ def fit_array(array: np.ndarray, spec: ValueSpec, where: str) -> np.ndarray:
     """One array as the model takes it, C-contiguous."""
     subject = f"{where}: the input {spec.name!r}"
     if spec.dtype is None:
-        raise DataError(
-            f"{subject} is a sequence, map or optional value", "Only tensors can be given as data."
-        )
+        raise DataError(f"{subject} is a sequence, map or optional value", "Only tensors can be given as data.")
     _check_shape(array, spec, subject)
     return np.asarray(_converted(array, spec.dtype, spec, subject), order="C")
 
@@ -86,9 +85,7 @@ def _check_shape(array: np.ndarray, spec: ValueSpec, subject: str) -> None:
     if spec.shape is None:
         return
     dims = [fixed(d) for d in spec.shape]
-    fits = len(dims) == array.ndim and all(
-        d is None or d == n for d, n in zip(dims, array.shape, strict=True)
-    )
+    fits = len(dims) == array.ndim and all(d is None or d == n for d, n in zip(dims, array.shape, strict=True))
     if not fits:
         raise DataError(f"{subject} has the shape {list(array.shape)}", f"Expected {describe(spec)}.")
 
@@ -110,9 +107,7 @@ def _check_finite(array: np.ndarray, converted: np.ndarray, spec: ValueSpec, sub
     if not np.isfinite(_plain(array)).all():
         raise DataError(f"{subject} holds NaN or infinite values", "Leave such samples out, or repair them.")
     if not np.isfinite(_plain(converted)).all():
-        raise DataError(
-            f"{subject} has values too large for {converted.dtype.name}", f"Expected {describe(spec)}."
-        )
+        raise DataError(f"{subject} has values too large for {converted.dtype.name}", f"Expected {describe(spec)}.")
 
 
 def _equal(left: np.ndarray, right: np.ndarray) -> bool:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +24,9 @@ from onnxcompress.data.fit import describe, fit, fixed, kind
 from onnxcompress.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from PIL import Image
 
     from onnxcompress.data.options import DataOptions
@@ -66,9 +67,7 @@ def load_images(path: Path, inputs: Sequence[ValueSpec], options: DataOptions) -
     per = target.batch or 1
     calls = len(paths) // per
     if calls == 0:
-        raise DataError(
-            f"{path} holds {len(paths)} images, but the model takes {per} at a time", "Give more images."
-        )
+        raise DataError(f"{path} holds {len(paths)} images, but the model takes {per} at a time", "Give more images.")
 
     def read(i: int) -> Feeds:
         pictures = [_prepared(p, target, normalization) for p in paths[i * per : (i + 1) * per]]
@@ -90,9 +89,7 @@ def _target(inputs: Sequence[ValueSpec], options: DataOptions) -> Target:
     spec = inputs[0] if len(inputs) == 1 else None
     if spec is None or spec.dtype is None or spec.shape is None or len(spec.shape) not in (3, 4):
         wanted = ", ".join(f"{s.name!r}: {describe(s)}" for s in inputs)
-        raise DataError(
-            f"images do not fit the model, which takes {wanted}", "Give its inputs as .npz files."
-        )
+        raise DataError(f"images do not fit the model, which takes {wanted}", "Give its inputs as .npz files.")
     dims = [fixed(d) for d in spec.shape]
     batch = (dims[0] or 1) if len(dims) == 4 else None
     first = _channels_first(dims[-3:], spec, options)
@@ -151,9 +148,7 @@ def _normalization(target: Target, options: DataOptions) -> tuple[np.ndarray, np
     std = np.array(options.std or (1.0,), np.float32)
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, target.channels):
-            raise UsageError(
-                f"--{name} has {len(values)} values", f"Give one, or one for each of {target.channels}."
-            )
+            raise UsageError(f"--{name} has {len(values)} values", f"Give one, or one for each of {target.channels}.")
     return mean, std
 
 
@@ -182,9 +177,7 @@ def _pixels(path: Path, target: Target) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} has absurdly many pixels", "Scale it down, or leave it out.") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError) as error:
-        raise DataError(
-            f"{path} is no readable image ({error})", "Leave it out, or save it again."
-        ) from error
+        raise DataError(f"{path} is no readable image ({error})", "Leave it out, or save it again.") from error
     size = (target.width, target.height)
     if picture.size != size:
         picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
@@ -199,9 +192,7 @@ def _converted(picture: Image.Image, mode: str) -> Image.Image:
     return picture.convert(mode)
 
 
-def _labels(
-    folder: Path, paths: Sequence[Path], options: DataOptions
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _labels(folder: Path, paths: Sequence[Path], options: DataOptions) -> tuple[np.ndarray | None, tuple[str, ...]]:
     if options.labels is not None:
         labels = labelling.read_labels(options.labels)
         if len(labels) != len(paths):
@@ -219,6 +210,4 @@ def _labels(
     numbered = all(c.isdecimal() for c in classes)
     index = {c: int(c) if numbered else i for i, c in enumerate(classes)}
     how = "folder names" if numbered else "sorted folder names"
-    return np.array([index[place[0]] for place in places]), (
-        f"Labels are the {how}: {len(classes)} classes.",
-    )
+    return np.array([index[place[0]] for place in places]), (f"Labels are the {how}: {len(classes)} classes.",)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxcompress.data.arrays import Archive, open_npy
 from onnxcompress.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 NAMES = ("labels", "label")
 
@@ -20,9 +23,7 @@ def read_labels(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         return as_rows(open_npy(path))
     if path.suffix != ".npz":
-        raise UsageError(
-            f"{path} is no file of labels", "Give an .npy file, or an .npz file with an array 'labels'."
-        )
+        raise UsageError(f"{path} is no file of labels", "Give an .npy file, or an .npz file with an array 'labels'.")
     archive = Archive(path)
     name = next((n for n in NAMES if n in archive.names), None)
     if name is None:
@@ -34,18 +35,14 @@ def as_rows(labels: np.ndarray) -> np.ndarray:
     """Labels with the samples on the first axis: a single one becomes one row."""
     rows = np.atleast_1d(np.array(labels))
     if rows.dtype.kind not in "biufUS" or (rows.dtype.kind == "f" and np.isnan(rows).any()):
-        raise DataError(
-            f"labels of the type {rows.dtype.name} are not usable", "Give numbers (no NaN) or strings."
-        )
+        raise DataError(f"labels of the type {rows.dtype.name} are not usable", "Give numbers (no NaN) or strings.")
     return rows
 
 
 def joined(parts: Sequence[np.ndarray], source: Path) -> np.ndarray:
     """The labels of all calls as one array."""
     if len({p.shape[1:] for p in parts}) > 1:
-        raise DataError(
-            f"the labels in {source} differ in shape from call to call", "Give one row per sample."
-        )
+        raise DataError(f"the labels in {source} differ in shape from call to call", "Give one row per sample.")
     return np.concatenate(parts)
 
 
@@ -56,6 +53,4 @@ def matched(labels: np.ndarray, rows: Sequence[int], source: Path) -> tuple[int,
     if len(labels) == sum(rows):
         return tuple(rows)
     count = f"{len(rows)} calls" if sum(rows) == len(rows) else f"{len(rows)} calls with {sum(rows)} samples"
-    raise DataError(
-        f"there are {len(labels)} labels for the {count} of {source}", "Give one label per sample."
-    )
+    raise DataError(f"there are {len(labels)} labels for the {count} of {source}", "Give one label per sample.")

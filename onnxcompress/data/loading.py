@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxcompress.data import images, npz, text
@@ -12,6 +10,9 @@ from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from onnxcompress.data.dataset import Dataset
     from onnxcompress.graph.interface import ValueSpec
 

@@ -15,9 +15,7 @@ _TEXT: dict[TextRole, re.Pattern[str]] = {
 }
 
 LENGTH = re.compile(r"(^|[_.])(x_?)?(len|lens|length|lengths|seqlens?)$|seq_?len|_lens?$|lengths?$")
-STATE = re.compile(
-    r"past|cache|state|memory|(^|_)mems?(_|$|\d)|^(h|c|hx|cx|h_?[0n]|c_?[0n]|hidden|cell)(_in)?$"
-)
+STATE = re.compile(r"past|cache|state|memory|(^|_)mems?(_|$|\d)|^(h|c|hx|cx|h_?[0n]|c_?[0n]|hidden|cell)(_in)?$")
 RATE = re.compile(r"^sr$|sample_?rate|sampling_?rate")
 TIMESTEP = re.compile(r"time_?steps?$|^t$")
 AUDIO = re.compile(r"audio|wav|waveform|speech|signal|sound|input_values|pcm")

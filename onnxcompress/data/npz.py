@@ -9,8 +9,6 @@ call, is taken as that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +20,9 @@ from onnxcompress.data.fit import describe, fit, fixed
 from onnxcompress.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
     from onnxcompress.data.options import DataOptions
     from onnxcompress.graph.interface import ValueSpec
 
@@ -45,9 +46,7 @@ def load_folder(folder: Path, inputs: Sequence[ValueSpec], options: DataOptions)
         return Dataset(str(folder), len(paths), read)
     if len(present) < len(parts):
         lacking = paths[next(i for i, p in enumerate(parts) if p is None)]
-        raise DataError(
-            f"{lacking} has no array 'labels', as the other files have", "Label all calls or none."
-        )
+        raise DataError(f"{lacking} has no array 'labels', as the other files have", "Label all calls or none.")
     return Dataset(str(folder), len(paths), read, labelling.joined(present, folder), tuple(map(len, present)))
 
 
@@ -111,14 +110,10 @@ def _stack(
     calls = next(iter(counts.values()), 1)
     samples, per = next(((size, per) for size, per, _ in cuts.values() if size >= 0), (1, 1))
     if calls == 0:
-        raise DataError(
-            f"{path} holds {samples} samples, but the model takes {per} at a time", "Give more samples."
-        )
+        raise DataError(f"{path} holds {samples} samples, but the model takes {per} at a time", "Give more samples.")
 
     def read(i: int) -> Feeds:
-        return fit(
-            {name: np.array(slicer(i)) for name, (_, _, slicer) in cuts.items()}, inputs, f"{path}, call {i}"
-        )
+        return fit({name: np.array(slicer(i)) for name, (_, _, slicer) in cuts.items()}, inputs, f"{path}, call {i}")
 
     notes: tuple[str, ...] = ()
     if left := samples - calls * per:
@@ -126,9 +121,7 @@ def _stack(
     if labels is None:
         return Dataset(str(path), calls, read, notes=notes)
     if len(labels) != samples:
-        raise DataError(
-            f"there are {len(labels)} labels for {samples} samples in {path}", "Give one per sample."
-        )
+        raise DataError(f"there are {len(labels)} labels for {samples} samples in {path}", "Give one per sample.")
     return Dataset(str(path), calls, read, labels[: calls * per], (per,) * calls, notes)
 
 

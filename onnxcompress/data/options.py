@@ -40,9 +40,7 @@ class DataOptions:
         if self.layout not in get_args(Layout):
             raise UsageError(f"the layout {self.layout!r} is not known", "Choose auto, nchw or nhwc.")
         if self.size is not None and min(self.size) < 1:
-            raise UsageError(
-                "the image size must be at least 1x1", "Give it as HEIGHTxWIDTH, such as 224x224."
-            )
+            raise UsageError("the image size must be at least 1x1", "Give it as HEIGHTxWIDTH, such as 224x224.")
         if self.limit is not None and self.limit < 1:
             raise UsageError("the number of calls must be at least 1", "Leave the limit out to use all data.")
         self._check_normalization()

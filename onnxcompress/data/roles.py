@@ -5,7 +5,6 @@ The graph comes first: an integer that indexes a table of 30,000 rows is a token
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ from onnxcompress.data.fit import fixed, kind
 from onnxcompress.data.slots import SLOTS, Fill
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onnxcompress.data.trace import Facts
     from onnxcompress.graph.interface import Dim, ValueSpec
 
@@ -54,9 +55,7 @@ class Traced:
         """The declared shape, with open dimensions closed where the graph prescribes a size."""
         if self.spec.shape is None:
             return None
-        return tuple(
-            self.facts.sizes.get(i, d) if fixed(d) is None else d for i, d in enumerate(self.spec.shape)
-        )
+        return tuple(self.facts.sizes.get(i, d) if fixed(d) is None else d for i, d in enumerate(self.spec.shape))
 
 
 def traced(spec: ValueSpec, facts: Facts) -> Traced:
@@ -136,11 +135,7 @@ def _is_image(spec: ValueSpec, facts: Facts) -> bool:
         return facts.rank == 4
     if len(shape) == 4:
         return True
-    return (
-        len(shape) == 3
-        and 3 in (shape[0], shape[2])
-        and facts.reaches("Transpose", "Unsqueeze", "Resize", "Conv")
-    )
+    return len(shape) == 3 and 3 in (shape[0], shape[2]) and facts.reaches("Transpose", "Unsqueeze", "Resize", "Conv")
 
 
 def _is_audio(name: str, spec: ValueSpec, facts: Facts) -> bool:

@@ -9,7 +9,6 @@ of every class; plans are tried in the order of how many steps they are away fro
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -19,6 +18,8 @@ from onnxcompress.data.fit import fixed
 from onnxcompress.data.roles import Role, Traced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from onnxcompress.graph.interface import Dim
 
 
@@ -226,7 +227,4 @@ def channels_first(shape: Sequence[Dim], sizes: Mapping[int, int]) -> bool:
     if len(shape) < 3:
         return True
     first, last = shape[-3], shape[-1]
-    return (
-        not (isinstance(last, int) and last <= 4 and not (isinstance(first, int) and first <= 4))
-        or 1 in sizes
-    )
+    return not (isinstance(last, int) and last <= 4 and not (isinstance(first, int) and first <= 4)) or 1 in sizes

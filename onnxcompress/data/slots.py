@@ -31,10 +31,7 @@ _INDEXED = ("GatherElements", "GatherND", "ScatterElements", "ScatterND", "Scatt
 SLOTS: dict[tuple[str, int], Fill] = {
     **{(op, 1): Fill.COUNT for op in (*_REDUCE, "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")},
     **{(op, 1): Fill.ZEROS for op in (*_INDEXED, "CumSum", "Trilu", "Pad", "CumProd")},
-    **{
-        (op, 1): Fill.ONES
-        for op in ("Tile", "Expand", "TopK", "Upsample", "BitShift", "Slice", "ReverseSequence")
-    },
+    **{(op, 1): Fill.ONES for op in ("Tile", "Expand", "TopK", "Upsample", "BitShift", "Slice", "ReverseSequence")},
     **{(op, 1): Fill.COUNT for op in ("Unsqueeze", "Squeeze")},
     ("Reshape", 1): Fill.LAST_OPEN,
     ("ConstantOfShape", 0): Fill.ONES,

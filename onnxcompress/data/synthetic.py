@@ -73,9 +73,7 @@ def trace_inputs(model: Model) -> dict[str, Traced]:
                 f"the input {spec.name!r} is {describe(spec)}, for which no values can be made up",
                 "Only models whose inputs are tensors can be run.",
             )
-        found[spec.name] = traced(
-            spec, tracer.facts(spec.name, None if spec.shape is None else len(spec.shape))
-        )
+        found[spec.name] = traced(spec, tracer.facts(spec.name, None if spec.shape is None else len(spec.shape)))
     return found
 
 
@@ -126,9 +124,7 @@ def _consistent(stub: onnx.ModelProto, inputs: Mapping[str, Traced], plan: Plan)
         for info in trial.graph.input:
             if info.name in inputs:
                 shape = concrete(inputs[info.name], plan, call)
-                info.CopyFrom(
-                    onnx.helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, shape)
-                )
+                info.CopyFrom(onnx.helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, shape))
         try:
             onnx.shape_inference.infer_shapes(trial, strict_mode=True, data_prop=True)
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -172,9 +168,7 @@ class _Maker:
     def _values(self, entry: Traced, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         makers: dict[Role, Callable[[], np.ndarray]] = {
             Role.TOKENS: lambda: _tokens(entry, shape, rng),
-            Role.POSITIONS: lambda: (
-                self._plan.size(Axis.PAST, self._call) * self._has_past() + _counting(shape)
-            ),
+            Role.POSITIONS: lambda: self._plan.size(Axis.PAST, self._call) * self._has_past() + _counting(shape),
             Role.LENGTH: lambda: np.array(self._length(entry)),
             Role.CHOICE: lambda: np.array(_choice(entry)),
             Role.FLAG: lambda: np.array(self._plan.size(Axis.FLAG, self._call)),
@@ -213,11 +207,7 @@ class _Maker:
 
 
 def _stem(name: str) -> str:
-    return (
-        name.lower().rsplit("_", 1)[0]
-        if name.lower().endswith(("_signal", "_ids", "_features"))
-        else name.lower()
-    )
+    return name.lower().rsplit("_", 1)[0] if name.lower().endswith(("_signal", "_ids", "_features")) else name.lower()
 
 
 def _counting(shape: tuple[int, ...]) -> np.ndarray:

@@ -6,9 +6,7 @@ where the length is fixed or several lines make a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +18,9 @@ from onnxcompress.data.names import TextRole, text_role
 from onnxcompress.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from tokenizers import Encoding, Tokenizer
 
     from onnxcompress.data.options import DataOptions
@@ -60,16 +61,12 @@ def load_text(path: Path, inputs: Sequence[ValueSpec], options: DataOptions) -> 
 
     notes: tuple[str, ...] = ()
     if left := len(lines) - calls * target.batch:
-        notes = (
-            f"{left} of {len(lines)} lines are left over, since the model takes {target.batch} at a time.",
-        )
+        notes = (f"{left} of {len(lines)} lines are left over, since the model takes {target.batch} at a time.",)
     if options.labels is None:
         return Dataset(str(path), calls, read, notes=notes)
     labels = labelling.read_labels(options.labels)
     if len(labels) != len(lines):
-        raise DataError(
-            f"there are {len(labels)} labels for {len(lines)} lines in {path}", "Give one per line."
-        )
+        raise DataError(f"there are {len(labels)} labels for {len(lines)} lines in {path}", "Give one per line.")
     return Dataset(str(path), calls, read, labels[: calls * target.batch], (target.batch,) * calls, notes)
 
 
@@ -105,9 +102,7 @@ def _tokenizer(options: DataOptions, length: int) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for every fault of the file
-        raise DataError(
-            f"{path} is no tokenizer ({error})", "Give the tokenizer.json of the model."
-        ) from error
+        raise DataError(f"{path} is no tokenizer ({error})", "Give the tokenizer.json of the model.") from error
     tokenizer.enable_truncation(length)
     tokenizer.no_padding()
     return tokenizer

@@ -8,7 +8,6 @@ scaled by, the sizes that constant weights prescribe for its axes, and every ope
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ import numpy as np
 from onnxcompress.graph.scopes import Scope, Scopes, Use, attribute_value, constant_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
 
     from onnxcompress.graph.model import Model, Tensor
@@ -25,9 +26,7 @@ SMALL = 65536  # constants with more elements are never read
 
 # Operators whose outputs hold values of these input slots, unchanged. None: of every slot.
 _MOVES: dict[str, tuple[int, ...] | None] = {
-    **dict.fromkeys(
-        ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"), (0,)
-    ),
+    **dict.fromkeys(("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand"), (0,)),
     **dict.fromkeys(("Slice", "Split", "Gather", "Pad", "Tile", "Clip", "Relu", "Dropout", "Abs"), (0,)),
     **dict.fromkeys(("SplitToSequence", "SequenceAt", "DynamicSlice", "CastLike", "QuantizeLinear"), (0,)),
     **dict.fromkeys(("Concat", "Max", "Min"), None),
@@ -155,9 +154,7 @@ class Tracer:
         """Biases against filter norms: filters made for values up to 255 are tiny beside their biases."""
         weight, bias = self.constant(scope, node.input[1]), self.constant(scope, node.input[2])
         if weight is not None and bias is not None and weight.size:
-            norm = float(
-                np.median(np.linalg.norm(weight.reshape(len(weight), -1).astype(np.float32), axis=1))
-            )
+            norm = float(np.median(np.linalg.norm(weight.reshape(len(weight), -1).astype(np.float32), axis=1)))
             facts.scales.append(("Conv", float(np.median(np.abs(bias.astype(np.float32)))) / max(norm, 1e-9)))
 
     def _rows(self, scope: Scope, name: str, axis: int) -> int | None:
@@ -231,11 +228,7 @@ class Tracer:
             if place.same_shape and place.axes is None and rank is not None:
                 facts.rank = facts.rank or rank
                 facts.sizes.setdefault(axis % rank, size)
-            elif (
-                place.axes is not None
-                and -len(place.axes) <= axis < len(place.axes)
-                and place.axes[axis] >= 0
-            ):
+            elif place.axes is not None and -len(place.axes) <= axis < len(place.axes) and place.axes[axis] >= 0:
                 facts.sizes.setdefault(place.axes[axis], size)
 
     def _prescribed(self, use: Use, node: onnx.NodeProto) -> Iterator[tuple[int, int, int | None]]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
-import onnx
+from typing import TYPE_CHECKING
 
 from onnxcompress.forms import blockwise, decode, dynamic, fused, gather
 from onnxcompress.forms.base import Codes, Reading, Writing, codes_of, edit_source
 from onnxcompress.forms.product import product_of
 from onnxcompress.forms.stored import Stored, store
 from onnxcompress.graph.edit import Edit
-from onnxcompress.graph.layers import Leaf
 
-MIN_OPSETS = {dynamic.ONE_PASS: dynamic.MIN_OPSET, dynamic.TWO_PASSES: dynamic.MIN_OPSET, fused.NAME: fused.MIN_OPSET}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import onnx
+
+    from onnxcompress.graph.layers import Leaf
+
+MIN_OPSETS = {
+    dynamic.ONE_PASS: dynamic.MIN_OPSET,
+    dynamic.TWO_PASSES: dynamic.MIN_OPSET,
+    fused.NAME: fused.MIN_OPSET,
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,7 @@ def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
     return tuple(names)
 
 
-def assemble(
-    writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]
-) -> Assembled:
+def assemble(writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]) -> Assembled:
     """Write a weight such that each reader has it in the form chosen for it."""
     weight = writing.weight
     codes = codes_of(writing, scale_dtype)

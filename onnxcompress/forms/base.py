@@ -6,8 +6,8 @@ the tensors and nodes for a weight, and states the operator sets that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,9 +15,13 @@ from onnx import helper
 
 from onnxcompress.errors import ModelError
 from onnxcompress.graph.edit import Namer, NewTensor, Replacement, Rewire
-from onnxcompress.graph.layers import Weight
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.solvers.grid import Grid, Groups, Quantized, quantize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxcompress.graph.layers import Weight
 
 MICROSOFT = "com.microsoft"
 
@@ -95,19 +99,18 @@ def codes_of(writing: Writing, scale_dtype: np.dtype | None = None) -> Codes:
 
     def compute() -> Quantized:
         try:
-            return quantize(
-                writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums
-            )
+            return quantize(writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
         except ValueError as error:
             label = writing.weight.label
             raise ModelError(
-                f"the weight {label!r} holds NaN or infinity", f"Mend the model, or leave it out: --exclude {label!r}."
+                f"the weight {label!r} holds NaN or infinity",
+                f"Mend the model, or leave it out: --exclude {label!r}.",
             ) from error
 
     return Codes(compute)
 
 
-def node(op: str, inputs: list[str], output: str, domain: str = "", **attributes: object) -> onnx.NodeProto:
+def node(op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:
     """A node with one output, named after it."""
     return helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
 

@@ -10,14 +10,18 @@ which are a quarter of the bytes or less.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from onnxcompress.forms.base import MICROSOFT, Reading, Writing, node
 from onnxcompress.forms.decode import Chain
 from onnxcompress.forms.product import Product, features
-from onnxcompress.forms.stored import Stored
 from onnxcompress.graph.edit import Replacement
 from onnxcompress.graph.model import Tensor
+
+if TYPE_CHECKING:
+    from onnxcompress.forms.stored import Stored
 
 NAME = "blockwise"
 _BLOCKS = (16, 32, 64, 128, 256)
@@ -45,11 +49,15 @@ def block_size(writing: Writing, found: Product) -> int | None:
 def product_form(writing: Writing, stored: Stored, found: Product) -> Reading:
     """The nodes in place of one product."""
     block = block_size(writing, found)
-    assert block is not None
+    if block is None:
+        raise ValueError(f"{writing.weight.name} does not fit the operator")
     chain = Chain(writing)
     inputs, outputs = features(writing.dims, found)
     shape = (outputs, inputs // block, block)
-    bytes_, scale = _bytes(chain, writing, stored, found, shape), _scales(chain, writing, stored, found, shape)
+    bytes_, scale = (
+        _bytes(chain, writing, stored, found, shape),
+        _scales(chain, writing, stored, found, shape),
+    )
     stem = found.node.output[0]
     product = node(
         "MatMulNBits", [found.x, bytes_, scale], writing.namer(f"{stem}_product"), MICROSOFT,
@@ -76,7 +84,9 @@ def _scales(chain: Chain, writing: Writing, stored: Stored, found: Product, shap
             value = chain.add("Transpose", [value], "scale_transposed", perm=[2, 0, 1])
     else:
         value = chain.shaped(value, (out, 1))
-        value = chain.add("Expand", [value, chain.constant("scale_dims", np.array([out, blocks], np.int64))], "scale_blocks")
+        value = chain.add(
+            "Expand", [value, chain.constant("scale_dims", np.array([out, blocks], np.int64))], "scale_blocks"
+        )
     return chain.shaped(value, (-1,))
 
 

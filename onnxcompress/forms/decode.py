@@ -10,16 +10,19 @@ exactly the original's speed and memory. DequantizeLinear would not do: it is ke
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxcompress.forms.base import Writing, edit_source, node, small
+from onnxcompress.forms.base import Writing, edit_source, small
 from onnxcompress.forms.packing import unpacking_nodes
-from onnxcompress.forms.stored import Stored
 from onnxcompress.graph.edit import Edit, NewTensor
 from onnxcompress.graph.model import Tensor
+
+if TYPE_CHECKING:
+    from onnxcompress.forms.stored import Stored
 
 NAME = "decode"
 
@@ -27,23 +30,22 @@ NAME = "decode"
 def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], list[NewTensor]]:
     """The nodes that turn stored codes into the weight under its old name, and the constants that they need."""
     chain = Chain(writing)
-    value = chain.add("Cast", [stored.codes.name], "cast", to=Tensor.FLOAT)
+    value = chain.add("Cast", [stored.codes.name], "i", to=Tensor.FLOAT)
     groups, weight = writing.groups, writing.weight
     value = chain.unpacked(value, stored)
     value = chain.shifted(value, stored.zero_point.name if stored.zero_point else None)
     scale = stored.scale.name
     if stored.scale.data_type != Tensor.FLOAT:
-        scale = chain.add("Cast", [scale], "scale_cast", to=Tensor.FLOAT)
-    value = chain.add("Mul", [value, scale], "scaled")
+        scale = chain.add("Cast", [scale], "f", to=Tensor.FLOAT)
+    value = chain.add("Mul", [value, scale], "w")
     if groups.shape != writing.dims:
         value = chain.shaped(value, writing.dims)
     if writing.flipped:
-        value = chain.add("Transpose", [value], "unflipped", perm=[1, 0])
+        value = chain.add("Transpose", [value], "t", perm=[1, 0])
     if weight.tensor.data_type != Tensor.FLOAT:
         chain.add("Cast", [value], "typed", to=weight.tensor.data_type)
     # the last node takes the name of the weight, so that no reader has to change
     chain.nodes[-1].output[0] = weight.name
-    chain.nodes[-1].name = writing.namer(f"{weight.name}_decoded")
     return chain.nodes, chain.tensors
 
 
@@ -56,15 +58,15 @@ class Chain:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[NewTensor] = []
 
-    def add(self, op: str, inputs: list[str], word: str, **attributes: object) -> str:
+    def add(self, op: str, inputs: list[str], word: str, **attributes: Any) -> str:
         """One more node; returns the name of its output."""
-        output = self.writing.namer(f"{self.stem}_{word}")
-        self.nodes.append(node(op, inputs, output, **attributes))
+        output = self.writing.namer(f"{self.stem}.{word}")
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))  # unnamed: names take bytes
         return output
 
     def constant(self, word: str, values: np.ndarray) -> str:
         """One more small constant; returns its name."""
-        tensor = small(self.writing.namer(f"{self.stem}_{word}"), values)
+        tensor = small(self.writing.namer(f"{self.stem}.{word}"), values)
         self.tensors.append(tensor)
         return tensor.name
 
@@ -92,14 +94,14 @@ class Chain:
         """Codes less their zero point."""
         grid = self.writing.grid
         if zero_point is not None:
-            return self.add("Sub", [value, self.add("Cast", [zero_point], "zero_cast", to=Tensor.FLOAT)], "shifted")
+            return self.add("Sub", [value, self.add("Cast", [zero_point], "zi", to=Tensor.FLOAT)], "d")
         if grid.bits < 8:
-            return self.add("Sub", [value, self.constant("zero", np.array(-grid.low, np.float32))], "shifted")
+            return self.add("Sub", [value, self.constant("zero", np.array(-grid.low, np.float32))], "d")
         return value
 
     def shaped(self, value: str, wanted: tuple[int, ...]) -> str:
         """The same values in another shape."""
-        return self.add("Reshape", [value, self.constant("shape", np.array(wanted, np.int64))], "shaped")
+        return self.add("Reshape", [value, self.constant("dims", np.array(wanted, np.int64))], "r")
 
 
 def write_float(writing: Writing, data_type: int) -> Edit:
@@ -107,11 +109,10 @@ def write_float(writing: Writing, data_type: int) -> Edit:
     weight = writing.weight
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
     stored = NewTensor(
-        writing.namer(f"{weight.name}_{dtype.name}"),
+        writing.namer(f"{weight.name}.h"),
         data_type,
         weight.dims,
         lambda: writing.values().astype(np.float32).astype(dtype),
     )
-    cast = node("Cast", [stored.name], weight.name, to=weight.tensor.data_type)
-    cast.name = writing.namer(f"{weight.name}_decoded")
+    cast = helper.make_node("Cast", [stored.name], [weight.name], to=weight.tensor.data_type)
     return Edit(weight.scope, (stored,), (cast,), **edit_source(weight))  # type: ignore[arg-type]

@@ -18,17 +18,20 @@ each chain into DynamicQuantizeMatMul or MatMulIntegerToFloat.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import helper
 
 from onnxcompress.forms.base import Reading, Writing, node
 from onnxcompress.forms.product import Product, right_hand_side
-from onnxcompress.forms.stored import Stored
 from onnxcompress.graph.edit import Replacement
 from onnxcompress.graph.model import Tensor
 
-ONE_PASS = "dynamic8"
+if TYPE_CHECKING:
+    from onnxcompress.forms.stored import Stored
+
+ONE_PASS = "dynamic8"  # noqa: S105 - of quantization
 TWO_PASSES = "dynamic16"
 MIN_OPSET = 11
 

@@ -8,10 +8,14 @@ Sum: with transB, or before an activation, it is not fused.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from onnxcompress.forms.base import Reading, Writing, node
 from onnxcompress.forms.product import Product, right_hand_side
-from onnxcompress.forms.stored import Stored
 from onnxcompress.graph.edit import Replacement
+
+if TYPE_CHECKING:
+    from onnxcompress.forms.stored import Stored
 
 NAME = "fused"
 MIN_OPSET = 13

@@ -8,15 +8,19 @@ an output layer is stored once: the other readers get it decoded whole, folded w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from onnxcompress.forms.base import Reading, Writing
 from onnxcompress.forms.decode import Chain
-from onnxcompress.forms.stored import Stored
 from onnxcompress.graph.edit import Replacement
-from onnxcompress.graph.layers import Leaf
 from onnxcompress.graph.model import Tensor
 from onnxcompress.graph.scopes import attribute_value
+
+if TYPE_CHECKING:
+    from onnxcompress.forms.stored import Stored
+    from onnxcompress.graph.layers import Leaf
 
 NAME = "gather"
 
@@ -34,7 +38,8 @@ def fits(writing: Writing, leaf: Leaf) -> bool:
 def lookup(writing: Writing, stored: Stored, leaf: Leaf) -> Reading:
     """The nodes in place of one Gather."""
     gather = leaf.use.node
-    assert gather is not None
+    if gather is None:
+        raise ValueError(f"{writing.weight.name} is not looked up here")
     index = gather.input[1]
     chain = Chain(writing)
     rows = chain.add("Gather", [stored.codes.name, index], "rows", axis=0)
@@ -51,7 +56,9 @@ def lookup(writing: Writing, stored: Stored, leaf: Leaf) -> Reading:
     dims = writing.weight.dims
     if writing.groups.shape != dims:
         leading = chain.add("Shape", [index], "index_shape")
-        shape = chain.add("Concat", [leading, chain.constant("row_shape", np.array(dims[1:], np.int64))], "shape", axis=0)
+        shape = chain.add(
+            "Concat", [leading, chain.constant("row_shape", np.array(dims[1:], np.int64))], "shape", axis=0
+        )
         value = chain.add("Reshape", [value, shape], "shaped")
     if writing.weight.tensor.data_type != Tensor.FLOAT:
         chain.add("Cast", [value], "typed", to=writing.weight.tensor.data_type)

@@ -10,11 +10,16 @@ All values are integers below 256, exact in float32.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import onnx
 
 from onnxcompress.forms.base import node, small
-from onnxcompress.graph.edit import Namer, NewTensor
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxcompress.graph.edit import Namer, NewTensor
 
 
 def packed_length(count: int, bits: int) -> int:

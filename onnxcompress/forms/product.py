@@ -6,16 +6,20 @@ Both are Y = X·W + C with W seen as (in_features, out_features); the stored ten
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
-from onnxcompress.forms.base import Writing
 from onnxcompress.forms.decode import Chain
-from onnxcompress.forms.stored import Stored
 from onnxcompress.graph.layers import Leaf, output_axes
 from onnxcompress.graph.model import Tensor
 from onnxcompress.graph.scopes import attribute_value
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxcompress.forms.base import Writing
+    from onnxcompress.forms.stored import Stored
 
 
 @dataclass(frozen=True)

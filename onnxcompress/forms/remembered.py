@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxcompress.forms.costs import CostTable, Point, parse, shipped
-from onnxcompress.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from onnxcompress.progress import Progress
 
 Shape = tuple[int, int, int]
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms.base import Codes, Writing
 from onnxcompress.forms.packing import pack, packed_length
 from onnxcompress.graph import payload
-from onnxcompress.graph.edit import NewTensor
 from onnxcompress.solvers.grid import Quantized
+
+if TYPE_CHECKING:
+    from onnxcompress.forms.base import Codes, Writing
+    from onnxcompress.graph.edit import NewTensor
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Stored:
 def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool) -> Stored:
     """The tensors that hold codes, scales and zero points."""
     grid, groups, stem, namer = writing.grid, writing.groups, writing.weight.name, writing.namer
-    name = namer(f"{stem}_quantized")
+    name = namer(f"{stem}.q")
     if grid.bits == 8:
         stored = codes.stored(name, grid.dtype, groups.shape, lambda q: q.codes)
     else:
@@ -52,8 +55,8 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
         stored = codes.stored(
             name, np.dtype(np.uint8), dims, lambda q: pack((q.codes - offset).reshape(*rows, last), grid.bits)
         )
-    scale = codes.stored(namer(f"{stem}_scale"), scale_dtype, groups.scale_shape, lambda q: q.scale)
+    scale = codes.stored(namer(f"{stem}.s"), scale_dtype, groups.scale_shape, lambda q: q.scale)
     zero = None
     if not grid.symmetric:
-        zero = codes.stored(namer(f"{stem}_zero_point"), np.dtype(np.uint8), groups.scale_shape, Quantized.zeros)
+        zero = codes.stored(namer(f"{stem}.z"), np.dtype(np.uint8), groups.scale_shape, Quantized.zeros)
     return Stored(stored, scale, zero, by_row)

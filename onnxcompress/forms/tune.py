@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -20,14 +21,18 @@ from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import paired
 from onnxcompress.solvers.grid import Grid, per_block, per_channel
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 Shape = tuple[int, int, int]  # rows, in_features, out_features
 Variant = tuple[str, int, int | None]  # form, bits of a weight, block
 
+PER_CHANNEL_BLOCKS: Variant = (blockwise.NAME, 8, 32)  # blocks of the operator, scales of whole channels
 VARIANTS: tuple[Variant, ...] = (
     (dynamic.TWO_PASSES, 8, None),
     (dynamic.ONE_PASS, 8, None),
     (fused.NAME, 8, None),
-    (blockwise.NAME, 8, 32),
+    PER_CHANNEL_BLOCKS,
     (blockwise.NAME, 8, 128),
     (blockwise.NAME, 4, 32),
     (blockwise.NAME, 4, 128),
@@ -62,9 +67,10 @@ def write_variant(model: Model, variant: Variant) -> bytes:
     twin = model.copy()
     scopes = Scopes(twin.proto)
     weight = next(w for w in weights(twin, scopes) if w.leaves)
-    groups = per_channel(weight.dims, (1,)) if block is None or form == blockwise.NAME and (bits, block) == (8, 32) else per_block(weight.dims, (1,), block)
+    whole = block is None or variant == PER_CHANNEL_BLOCKS
+    groups = per_channel(weight.dims, (1,)) if whole or block is None else per_block(weight.dims, (1,), block)
     writing = Writing(twin, weight, Grid(bits), groups, edit.Namer(scopes.names()))
-    choice = {leaf: form for leaf in weight.leaves}
+    choice = dict.fromkeys(weight.leaves, form)
     edit.apply(twin, [assemble(writing, np.dtype(np.float32), choice).edit])
     return writer.to_bytes(twin)
 
@@ -80,6 +86,7 @@ def measure(shapes: Sequence[Shape], variants: Sequence[Variant] = VARIANTS, *, 
             block = variant[2]
             if block is not None and inputs % block:
                 continue
-            session = Session(write_variant(model, variant), threads=threads)
-            timing = paired([lambda: [(plain.caller(feeds), session.caller(feeds))]], seconds)
-            yield variant_key(variant), Point(rows, inputs, outputs, round(timing.speedup, 3))
+            rival = Session(write_variant(model, variant), threads=threads)
+            callers = [(plain.caller(feeds), rival.caller(feeds))]
+            speedup = paired([functools.partial(list, callers)], seconds).speedup
+            yield variant_key(variant), Point(rows, inputs, outputs, round(speedup, 3))

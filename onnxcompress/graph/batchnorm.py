@@ -9,8 +9,8 @@ when they are written. Arithmetic is in float64, so the only rounding is the las
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -21,6 +21,9 @@ from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.scopes import Scope, Scopes
 from onnxcompress.graph.shapes import ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FOLDED_TYPES = (Tensor.FLOAT, Tensor.DOUBLE)  # half precision could overflow
@@ -101,9 +104,7 @@ def _fold(
     return None if factors is None else Fold(scope, graph, layer, norm, weight, bias, *factors)
 
 
-def _factors(
-    model: Model, scope: Scope, norm: onnx.NodeProto, channels: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _factors(model: Model, scope: Scope, norm: onnx.NodeProto, channels: int) -> tuple[np.ndarray, np.ndarray] | None:
     """The s and t of a normalization whose parameters are all stored and finite."""
     stored = [_constant(model, scope, name) for name in norm.input[1:]]
     found = [np.asarray(model.array(p), np.float64) for p in stored if p is not None]
@@ -158,9 +159,7 @@ def _carry_out(model: Model, scopes: Scopes, fold: Fold, namer: Namer) -> None:
     before = Tensor()
     before.CopyFrom(weight)  # keeps the reference to the old values
     factors = _along_outputs(fold)
-    model.set_lazy(
-        weight, weight.data_type, tuple(weight.dims), lambda: _scaled(model.array(before), factors)
-    )
+    model.set_lazy(weight, weight.data_type, tuple(weight.dims), lambda: _scaled(model.array(before), factors))
     if layer.op_type == "MatMul":
         layer.op_type = "Gemm"
     for attribute in layer.attribute:
@@ -184,9 +183,7 @@ def _along_outputs(fold: Fold) -> np.ndarray:
     dims = fold.weight.dims
     if _outputs_first(fold.layer):
         return fold.s.reshape(-1, *[1] * (len(dims) - 1))
-    if (
-        fold.layer.op_type == "ConvTranspose"
-    ):  # (inputs, outputs of a group, ...): a group's inputs lie together
+    if fold.layer.op_type == "ConvTranspose":  # (inputs, outputs of a group, ...): a group's inputs lie together
         group = integer(fold.layer, "group", 1)
         rows = np.repeat(fold.s.reshape(group, -1), dims[0] // group, axis=0)
         return rows.reshape(*rows.shape, *[1] * (len(dims) - 2))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import onnx
 
 from onnxcompress.graph.scopes import Scope, Scopes, Use, attribute_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def graphs(scopes: Scopes) -> Iterator[tuple[Scope, onnx.GraphProto]]:

@@ -8,7 +8,7 @@ tensor are looked at first, so that of a large model little is read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -19,6 +19,9 @@ from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import Computed, FileRange
 from onnxcompress.graph.scopes import Scope, Scopes
 from onnxcompress.graph.wire import little_endian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _SAMPLE = 4096  # bytes from each end that are compared before all are
 _CHUNK = 1 << 20

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.graph.scopes import Scope
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from onnxcompress.graph.model import Model, Tensor
+    from onnxcompress.graph.scopes import Scope
 
 _INITIALIZER_IR = 4  # from this IR on an initializer need not be an input as well
 
@@ -194,6 +197,7 @@ class Namer:
         self._taken = set(taken)
 
     def __call__(self, wish: str) -> str:
+        """That name, or one with a number after it; it is taken from now on."""
         name, count = wish, 1
         while name in self._taken:
             count += 1

@@ -7,11 +7,13 @@ and within their bounds (https://onnx.ai/onnx/repo-docs/ExternalData.html).
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
-
-import onnx
+from typing import TYPE_CHECKING
 
 from onnxcompress.errors import ModelError
 from onnxcompress.graph.payload import FileRange, stored_bytes
+
+if TYPE_CHECKING:
+    import onnx
 
 _HINT = "External data have to be files beside the model, within its folder."
 

@@ -7,14 +7,17 @@ followed, so that every weight knows its final readers and which of its axes is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import onnx
+from typing import TYPE_CHECKING
 
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import element_count
 from onnxcompress.graph.scopes import Scope, Scopes, Use, attribute_value, constant_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
 
 FLOAT_TYPES = (Tensor.FLOAT, Tensor.FLOAT16, Tensor.BFLOAT16, Tensor.DOUBLE)
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -35,7 +38,19 @@ LAYER_INPUTS: dict[str, tuple[int, ...]] = {
     "Attention": (1,),
 }
 _MOVING = frozenset(
-    {"Identity", "Transpose", "Cast", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Split", "Concat", "Pad"}
+    {
+        "Identity",
+        "Transpose",
+        "Cast",
+        "Slice",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Split",
+        "Concat",
+        "Pad",
+    }
 )
 
 Axes = tuple[int, ...] | None  # for each axis at the reader, the axis of the stored tensor; None: not known
@@ -132,8 +147,7 @@ def _leaves(
 def _moves(use: Use) -> bool:
     """True for nodes whose output holds the values of that input again, in another place or type."""
     node = use.node
-    assert node is not None
-    if node.domain not in ("", "ai.onnx") or node.op_type not in _MOVING:
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in _MOVING:
         return False
     return node.op_type == "Concat" or use.index == 0
 

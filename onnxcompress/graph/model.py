@@ -8,10 +8,8 @@ gigabytes costs a few megabytes until its tensors are visited one at a time.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
@@ -20,6 +18,12 @@ from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.graph import external
 from onnxcompress.graph.payload import Computed, FileRange, Payload, stored_bytes
 from onnxcompress.graph.wire import LARGE, PAYLOAD_KEY, cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
 
 Tensor = onnx.TensorProto
 
@@ -46,9 +50,12 @@ class Model:
             raise UsageError(f"{path} is not a file", "Give the .onnx file itself.")
         if path.stat().st_size == 0:
             raise ModelError(f"{path} is empty", "Copy or export the model again.")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as view:
-                skeleton, spans = cut(view)
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            skeleton, spans = cut(view)
         try:
             proto = onnx.ModelProto.FromString(skeleton)
         except (DecodeError, UnicodeDecodeError) as error:
@@ -76,8 +83,7 @@ class Model:
         known = tensor.data_type in helper.get_all_tensor_dtypes() and tensor.data_type != Tensor.STRING
         if not known or payload.length != stored_bytes(tensor.data_type, tensor.dims):
             raise ModelError(
-                f"the tensor {tensor.name!r} declares the shape {list(tensor.dims)}"
-                f" but holds {payload.length} bytes",
+                f"the tensor {tensor.name!r} declares the shape {list(tensor.dims)} but holds {payload.length} bytes",
                 "The file is damaged; export the model again.",
             )
 

@@ -8,7 +8,6 @@ large tensors do not pass through it at all (`riders`).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,8 @@ from onnxcompress.graph.riders import Riders, put_back, take_out
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import numpy as np
     import onnx
 

@@ -5,10 +5,14 @@ The converter works on the structure; large tensors go through as references to 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from onnx import helper, version_converter
 
 from onnxcompress.errors import ModelError
-from onnxcompress.graph.model import Model
+
+if TYPE_CHECKING:
+    from onnxcompress.graph.model import Model
 
 
 def raised(model: Model, opset: int) -> Model:
@@ -17,6 +21,8 @@ def raised(model: Model, opset: int) -> Model:
     Raises:
         ModelError: the converter cannot do it, or leaves the model inconsistent.
     """
+    if model.proto.functions:
+        raise ModelError("onnx cannot raise the opset of a model with local functions", "Inline them first.")
     try:
         proto = version_converter.convert_version(model.proto, opset)
     except (RuntimeError, ValueError, version_converter.ConvertError) as error:
@@ -28,6 +34,12 @@ def raised(model: Model, opset: int) -> Model:
     del proto.metadata_props[:]
     proto.metadata_props.extend(model.proto.metadata_props)
     proto.graph.name = proto.graph.name or model.proto.graph.name
+    for values, declared in (
+        (proto.graph.input, model.proto.graph.input),
+        (proto.graph.output, model.proto.graph.output),
+    ):
+        del values[:]  # the converter adds shapes that it inferred
+        values.extend(declared)
     twin = model.copy()
     twin.adopt(proto)
     return twin

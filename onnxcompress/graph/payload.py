@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx
@@ -13,11 +11,18 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.errors import ModelError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
 _SUB_BYTE_BITS = {
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.UINT4: 4,
-    **{getattr(onnx.TensorProto, n): b for n, b in (("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2), ("FLOAT6E2M3", 6), ("FLOAT6E3M2", 6))
-       if hasattr(onnx.TensorProto, n)},
+    **{
+        getattr(onnx.TensorProto, n): b
+        for n, b in (("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2), ("FLOAT6E2M3", 6), ("FLOAT6E3M2", 6))
+        if hasattr(onnx.TensorProto, n)
+    },
 }
 
 

@@ -123,9 +123,7 @@ def _same_attributes(node: onnx.NodeProto, source: onnx.NodeProto, versions: dic
         return False
     extra = [a for name, a in given.items() if name not in wanted]
     try:
-        schema = (
-            onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain) if extra else None
-        )
+        schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain) if extra else None
     except onnx.defs.SchemaError:
         return False
     return schema is None or all(_is_default(a, schema) for a in extra)

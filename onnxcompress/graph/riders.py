@@ -8,8 +8,8 @@ their size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -19,6 +19,9 @@ from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import FLOAT_TYPES
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.scopes import Scope, Scopes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MODEST = 1 << 26  # bytes that may go through the runtime in all
 # operators that gain nothing from values known beforehand

@@ -6,12 +6,15 @@ them; a local function sees nothing but its own (https://onnx.ai/onnx/repo-docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx
 
-from onnxcompress.graph.model import Tensor
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from onnxcompress.graph.model import Tensor
 
 Body = onnx.GraphProto | onnx.FunctionProto
 
@@ -121,7 +124,8 @@ def constant_tensor(node: onnx.NodeProto) -> Tensor | None:
     """The tensor in the ``value`` of a Constant node; None for its other kinds of value."""
     for attribute in node.attribute:
         if attribute.name == "value" and attribute.HasField("t"):
-            return attribute.t
+            tensor: Tensor = attribute.t
+            return tensor
     return None
 
 

@@ -9,13 +9,16 @@ large ``raw_data`` out and notes where in the file it lies; what remains is a sm
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from onnxcompress.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Buffer = memoryview
 
@@ -155,7 +158,7 @@ def _reference(index: int) -> bytes:
     """The fields that stand in a tensor in place of its data."""
     tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key=PAYLOAD_KEY, value=str(index))
-    return tensor.SerializeToString()
+    return bytes(tensor.SerializeToString())
 
 
 def cut(buffer: Buffer) -> tuple[bytes, list[Span]]:
@@ -177,4 +180,4 @@ def little_endian(array: np.ndarray) -> bytes | memoryview:
     array = np.ascontiguousarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return memoryview(array.reshape(-1).view(np.uint8)) if array.size else b""
+    return array.reshape(-1).view(np.uint8).data if array.size else b""

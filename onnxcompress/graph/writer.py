@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import onnx
 
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
@@ -323,11 +322,12 @@ def _spoken(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RuntimeFailure(f"no room to write {path}", "Free some disk space or choose another folder.") from error
+            raise RuntimeFailure(
+                f"no room to write {path}", "Free some disk space or choose another folder."
+            ) from error
         if isinstance(error, (PermissionError, FileNotFoundError, NotADirectoryError)) or error.errno == errno.EROFS:
             raise UsageError(
-                f"cannot write to the folder {path.parent}", "Choose another one with -o, or change its permissions."
+                f"cannot write to the folder {path.parent}",
+                "Choose another one with -o, or change its permissions.",
             ) from error
         raise RuntimeFailure(f"writing {path} failed: {error.strerror}", "Choose another folder with -o.") from error
-
-

@@ -11,18 +11,23 @@ group ``onnxcompress.passes``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from onnxcompress.errors import UsageError
-from onnxcompress.forms.costs import CostTable
-from onnxcompress.graph.edit import Edit
-from onnxcompress.graph.model import Model
 from onnxcompress.progress import Progress, Silent
-from onnxcompress.report import LayerRecord
-from onnxcompress.stats.activations import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from onnxcompress.forms.costs import CostTable
+    from onnxcompress.graph.edit import Edit
+    from onnxcompress.graph.model import Model
+    from onnxcompress.report import LayerRecord
+    from onnxcompress.stats.activations import Observed
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,12 @@ class Context:
     """What a pass may know besides the model.
 
     ``observed`` maps names of layer inputs to what was seen of them when the model ran, empty where it could not
-    be run; ``costs`` is what forms cost on the processor that the output is for; ``opset_limit`` is set when the
-    model cannot be raised to a newer operator set; without ``fast_forms`` every weight is decoded at load.
+    be run; ``damage`` maps initializers that were on trial to the error at the outputs; ``costs`` is what forms cost
+    on the processor that the output is for; ``opset_limit`` is set when the model cannot be raised to a newer operator set; without ``fast_forms`` every weight is decoded at load.
     """
 
     observed: Mapping[str, Observed] = field(default_factory=dict)
+    damage: Mapping[str, float] = field(default_factory=dict)
     costs: CostTable = field(default_factory=dict)
     seed: int = 0
     opset_limit: int | None = None
@@ -83,6 +89,9 @@ class PlanningPass(Protocol):
     def measured(self, model: Model, observed: Mapping[str, Observed]) -> Sequence[tuple[int, int, int]]:
         """Products (rows, in_features, out_features) whose forms are to be measured on this machine."""
 
+    def trials(self, model: Model, context: Context) -> Mapping[str, Callable[[], np.ndarray]]:
+        """Weights whose importance it wants to know, with the values that they would have."""
+
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
         """Look at the model, change nothing, and yield one outcome for each weight."""
 
@@ -108,7 +117,7 @@ _Kind = TypeVar("_Kind", bound=type)
 
 def register(kind: _Kind) -> _Kind:
     """Class decorator: makes a pass known under its ``name``."""
-    _registry[kind.name] = kind
+    _registry[str(vars(kind)["name"])] = kind
     return kind
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onnxcompress.forms import blockwise, costs, decode, dynamic, fused, gather
 from onnxcompress.forms.assemble import MIN_OPSETS, available
-from onnxcompress.forms.base import Writing
 from onnxcompress.forms.product import features, product_of
-from onnxcompress.graph.layers import Leaf
-from onnxcompress.passes.base import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxcompress.forms.base import Writing
+    from onnxcompress.graph.layers import Leaf
+    from onnxcompress.passes.base import Context
 
 _STORAGE = (decode.NAME, gather.NAME)  # they change how a weight is stored, not how it is computed with
 _FAITHFUL_DB = 40.0  # one eight-bit pass is enough where real activations keep this; weights have about as much

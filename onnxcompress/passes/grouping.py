@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxcompress.forms.base import Writing
 from onnxcompress.forms.product import product
-from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
-from onnxcompress.graph.model import Model
 from onnxcompress.passes.choosing import Chooser, stored_only
-from onnxcompress.solvers.grid import Grid, Groups, expected_error, per_block, per_channel
+from onnxcompress.solvers.grid import Grid, Groups, per_block, per_channel, quantize
+
+if TYPE_CHECKING:
+    from onnxcompress.graph.edit import Namer
+    from onnxcompress.graph.model import Model
 
 _DEFAULT_BLOCK = {8: 0, 4: 32, 2: 16}
-_FINER_BLOCKS = (128, 64, 32)  # tried in turn where a scale for a whole channel loses too much
-_LOST = 10**-4.3  # of the energy of a weight: 43 dB, what well-behaved weights keep at 8 bits
 _FEW_MEMBERS = 256  # groups below this have scales that count, which are stored as float16
 
 
@@ -26,8 +26,24 @@ class Draft:
     """How a weight is to be written, before it is."""
 
     writing: Writing
+    own: tuple[int, ...]
     choice: dict[Leaf, str]
     scale_dtype: np.dtype
+
+    @property
+    def original_nbytes(self) -> int:
+        """Bytes of the weight as it is."""
+        return self.writing.model.nbytes(self.writing.weight.tensor)
+
+    @property
+    def stored_only(self) -> bool:
+        """True where no reader computes with codes, so that any blocks will do."""
+        return stored_only(self.choice)
+
+    @property
+    def fits_float16(self) -> bool:
+        """True where no value exceeds the range of float16."""
+        return fits_float16(self.writing)
 
     @property
     def nbytes(self) -> int:
@@ -39,6 +55,20 @@ class Draft:
         return (elements * grid.bits + 7) // 8 + scales * self.scale_dtype.itemsize + zeros
 
 
+def fits_float16(writing: Writing) -> bool:
+    """True where no value of a weight exceeds the range of float16."""
+    peak = float(np.abs(writing.values().astype(np.float32)).max(initial=0))
+    return peak <= float(np.finfo(np.float16).max)
+
+
+def quantized_values(draft: Draft) -> np.ndarray:
+    """The weight as it would come out of its codes, in the shape and type that it has now."""
+    writing = draft.writing
+    quantized = quantize(writing.values(), writing.grid, writing.groups, draft.scale_dtype, keep_sums=writing.keep_sums)
+    values = quantized.dequantize().reshape(writing.dims)
+    return np.ascontiguousarray(values.T if writing.flipped else values)
+
+
 @dataclass(frozen=True)
 class Grouping:
     """What options say of groups. ``block_size`` None: as needed; 0: whole channels."""
@@ -46,8 +76,14 @@ class Grouping:
     grid: Grid
     block_size: int | None
     per_tensor: bool
+    chooser: Chooser
 
-    def draft(self, model: Model, weight: Weight, namer: Namer, chooser: Chooser) -> Draft:
+    @property
+    def open(self) -> bool:
+        """True where the options leave it open how finely eight-bit weights are stored."""
+        return self.grid.bits == 8 and self.block_size is None and not self.per_tensor
+
+    def draft(self, model: Model, weight: Weight, namer: Namer) -> Draft:
         """Groups, order and forms of one weight."""
         own: tuple[int, ...] | None = () if self.per_tensor else _own_axes(weight)
         if own is None:
@@ -57,26 +93,15 @@ class Grouping:
             own = tuple(1 - axis for axis in own)
         dims = weight.dims[::-1] if flipped else weight.dims
         writing = Writing(model, weight, self.grid, self._groups(dims, own), namer, flipped, _convolves(weight))
-        choice = chooser.choose(writing)
-        if self.block_size is None and self.grid.bits == 8 and not self.per_tensor and stored_only(choice):
-            writing = _refined(writing, own)
-            choice = chooser.choose(writing)
-        return Draft(writing, choice, _scale_dtype(writing))
+        return Draft(writing, own, self.chooser.choose(writing), _scale_dtype(writing))
+
+    def redrafted(self, draft: Draft, writing: Writing) -> Draft:
+        """The same weight written otherwise."""
+        return Draft(writing, draft.own, self.chooser.choose(writing), _scale_dtype(writing))
 
     def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
         size = _DEFAULT_BLOCK[self.grid.bits] if self.block_size is None else self.block_size
         return per_block(dims, own, size) if size and not self.per_tensor else per_channel(dims, own)
-
-
-def _refined(writing: Writing, own: tuple[int, ...]) -> Writing:
-    """The same weight with the largest blocks that lose little enough, for forms that decode any blocks."""
-    values = writing.values()
-    groups = writing.groups
-    for size in _FINER_BLOCKS:
-        if not expected_error(values, writing.grid, groups) > _LOST:
-            break
-        groups = per_block(writing.dims, own, size)
-    return dataclasses.replace(writing, groups=groups)
 
 
 def _own_axes(weight: Weight) -> tuple[int, ...] | None:

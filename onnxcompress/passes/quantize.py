@@ -8,12 +8,11 @@ after its lookup, and every other weight decodes itself when the model is loaded
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
 from onnxcompress.errors import ModelError, UsageError
@@ -26,21 +25,28 @@ from onnxcompress.graph.layers import Weight, is_layer, weights
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.graph.scopes import Scopes
+from onnxcompress.passes.allotment import Rung, allotted, ladder, spare
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
-from onnxcompress.passes.grouping import Draft, Grouping
+from onnxcompress.passes.grouping import Draft, Grouping, fits_float16, quantized_values
 from onnxcompress.passes.selection import Selection
 from onnxcompress.report import LayerRecord
 from onnxcompress.solvers.grid import Grid, Groups
-from onnxcompress.stats.activations import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from onnxcompress.stats.activations import Observed
 
 Scheme = Literal["auto", "weight-only", "dynamic", "float16", "bfloat16"]
 Target = Literal["cpu", "cuda", "portable"]
 
 _TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
 _WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
+_MOST_ON_TRIAL = 1 << 28  # bytes of weights, which are all in memory then
 _NODE_BYTES = 200  # of a decoded weight, roughly
-_PRECISE_SHARE = 0.0075  # of all bytes, for weights that are stored as float16 beside those of 8 bits
 _QUANTIZED_OPS = frozenset(
     {
         "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv",
@@ -60,10 +66,10 @@ class Quantize:
     bits: Literal[8, 4, 2] = field(default=8, metadata={"help": "Bits of a weight."})
     scheme: Scheme = field(
         default="auto",
-        metadata={"help": "What is quantized: weights alone, activations as well on every call, or the best by measured cost; or a shorter float type."},
+        metadata={"help": "What is quantized: weights, activations too on every call, or what is fastest; or a shorter float type."},
     )  # fmt: skip
     block_size: int | None = field(
-        default=None, metadata={"help": "Weights of a channel that share a scale, 0 for all; default: all at 8 bits, or fewer where that loses too much, 32 at 4, 16 at 2."}
+        default=None, metadata={"help": "Weights of a channel that share a scale, 0 for all; default: as needed at 8 bits, 32 at 4, 16 at 2."}
     )  # fmt: skip
     symmetric: bool = field(default=True, metadata={"help": "Zero points in the middle of the range (none stored)."})
     per_tensor: bool = field(default=False, metadata={"help": "One scale for a whole weight."})
@@ -72,18 +78,21 @@ class Quantize:
     )
     activation_bits: Literal[16, 8] | None = field(
         default=None,
-        metadata={"help": "Bits of dynamically quantized activations: 16 (two eight-bit passes) or 8; default: 8 where --data show that it is enough."},
+        metadata={"help": "Bits of dynamic activations: 16 in two passes, or 8; default: 8 where --data show that it is enough."},
     )  # fmt: skip
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
     requantize: bool = field(default=False, metadata={"help": "Accept a model that is quantized already."})
-    tune: bool = field(default=False, metadata={"help": "Measure the forms on this machine, for the layers of this model."})
+    tune: bool = field(
+        default=False, metadata={"help": "Measure the forms on this machine, for the layers of this model."}
+    )
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing."""
         if self.block_size and not 8 <= self.block_size <= 65536:
             raise UsageError(
-                f"a block size of {self.block_size} is out of range", "Give 8 to 65536, or 0 for whole channels."
+                f"a block size of {self.block_size} is out of range",
+                "Give 8 to 65536, or 0 for whole channels.",
             )
         if self.block_size and self.per_tensor:
             raise UsageError("blocks and one scale per tensor exclude each other", "Give one of the two options.")
@@ -125,6 +134,21 @@ class Quantize:
                 if found is not None and found.x in scopes.main.defined and leaf.use.scope is scopes.main:
                     yield found.x, features(weight.dims, found)
 
+    def trials(self, model: Model, context: Context) -> Mapping[str, Callable[[], np.ndarray]]:
+        """The weights that might be stored more precisely, as they would be quantized."""
+        grouping = self._grouping(context)
+        if self.scheme in ("float16", "bfloat16") or not grouping.open:
+            return {}
+        scopes = Scopes(model.proto)
+        found = list(weights(model, scopes))
+        selection = Selection(self.include, self.exclude, found)
+        namer = Namer(scopes.names())
+        fit = [w for w in found if (_unfit(w) or selection.reason(w)) is None]
+        drafts = [grouping.draft(model, w, namer) for w in fit if w.scope is scopes.main and w.constant is None]
+        if sum(d.original_nbytes for d in drafts if d.stored_only) > _MOST_ON_TRIAL:
+            return {}
+        return {d.writing.weight.name: functools.partial(quantized_values, d) for d in drafts if d.stored_only}
+
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
         """One outcome for every stored float tensor."""
         self._refuse_quantized(model)
@@ -163,64 +187,46 @@ class Quantize:
         if after >= before:
             stored = float_name(weight.tensor.data_type)
             return Skip(_skipped(model, weight, f"stored as {stored} already, {name} would be no smaller"))
-        if kind == Tensor.FLOAT16 and not _fits_float16(model, weight):
-            return Skip(_skipped(model, weight, "its values exceed the range of float16"))
         writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
+        if kind == Tensor.FLOAT16 and not fits_float16(writing):
+            return Skip(_skipped(model, weight, "its values exceed the range of float16"))
         edit = decode.write_float(writing, kind)
         return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
 
     def _integers(
         self, model: Model, fit: Sequence[Weight], namer: Namer, context: Context
     ) -> Iterator[Planned | Skip]:
-        chooser = Chooser(self.scheme, self.target, self.activation_bits, context)
-        grouping = Grouping(Grid(self.bits, self.symmetric), self.block_size, self.per_tensor)
-        drafts = [grouping.draft(model, weight, namer, chooser) for weight in fit]
-        precise = self._precise(model, drafts)
-        for draft in drafts:
+        grouping = self._grouping(context)
+        drafts = [grouping.draft(model, weight, namer) for weight in fit]
+        rungs: list[Rung] = [Rung(d, d.nbytes, 0.0) for d in drafts]
+        if grouping.open:
+            ladders = [ladder(grouping, d) for d in drafts]
+            rungs = allotted(drafts, ladders, context.damage, spare(model, drafts))
+        for draft, rung in zip(drafts, rungs, strict=True):
             weight = draft.writing.weight
             before = model.nbytes(weight.tensor)
-            if draft.nbytes + _NODE_BYTES > before * _WORTH:
+            if rung.nbytes + _NODE_BYTES > before * _WORTH:
                 reason = "too small: scales and decoding would eat up what its codes save"
                 yield Skip(_skipped(model, weight, reason))
-            elif id(weight) in precise:
+            elif rung.draft is None:
                 yield self._shorter_float(model, weight, namer, Tensor.FLOAT16)
             else:
-                made = assemble(draft.writing, draft.scale_dtype, draft.choice)
-                form = "+".join(sorted(set(draft.choice.values())))
-                record = LayerRecord(
-                    weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes
-                )
-                yield Planned(record, made.edit, _error_of(made))
+                yield self._coded(rung.draft, before)
 
-    def _precise(self, model: Model, drafts: Sequence[Draft]) -> set[int]:
-        """The smallest weights, which are stored as float16 for a small part of all bytes.
+    def _coded(self, draft: Draft, before: int) -> Planned:
+        weight = draft.writing.weight
+        made = assemble(draft.writing, draft.scale_dtype, draft.choice)
+        form = "+".join(sorted(set(draft.choice.values())))
+        record = LayerRecord(weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes)
+        return Planned(record, made.edit, _error_of(made))
 
-        In networks that narrow as they go the first and the depthwise layers are the smallest; their errors pass
-        through all others.
-        """
-        if self.bits != 8 or self.block_size is not None or self.per_tensor:
-            return set()
-        sizes = [(model.nbytes(d.writing.weight.tensor), d) for d in drafts]
-        spare = _PRECISE_SHARE * sum(size for size, _ in sizes)
-        chosen: set[int] = set()
-        for size, draft in sorted(sizes, key=lambda pair: pair[0]):
-            weight = draft.writing.weight
-            spare -= size // 4
-            if spare < 0:
-                break
-            decoded = set(draft.choice.values()) == {decode.NAME}
-            if decoded and weight.tensor.data_type == Tensor.FLOAT and _fits_float16(model, weight):
-                chosen.add(id(weight))
-        return chosen
+    def _grouping(self, context: Context) -> Grouping:
+        chooser = Chooser(self.scheme, self.target, self.activation_bits, context)
+        return Grouping(Grid(self.bits, self.symmetric), self.block_size, self.per_tensor, chooser)
 
 
 def _error_of(made: Assembled) -> Callable[[], float | None]:
     return lambda: made.codes.error
-
-
-def _fits_float16(model: Model, weight: Weight) -> bool:
-    peak = float(np.abs(model.array(weight.tensor).astype(np.float32)).max(initial=0))
-    return peak <= float(np.finfo(np.float16).max)
 
 
 def _unfit(weight: Weight) -> str | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from onnxcompress.errors import UsageError
-from onnxcompress.graph.layers import Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxcompress.graph.layers import Weight
 
 
 class Selection:

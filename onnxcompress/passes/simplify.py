@@ -54,9 +54,7 @@ class Simplify:
 
     name: ClassVar[str] = "simplify"
 
-    check: bool = field(
-        default=True, metadata={"help": "Compare the outputs before and after on one synthetic input."}
-    )
+    check: bool = field(default=True, metadata={"help": "Compare the outputs before and after on one synthetic input."})
 
     @property
     def tag(self) -> str:

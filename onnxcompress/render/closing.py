@@ -6,14 +6,15 @@ onnxcompress: FAILED min_sqnr 25.1 (limit 30): see model.int8.rejected.onnx
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxcompress.render import words
 from onnxcompress.render.plan import predicted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from onnxcompress.report import BudgetResult, Report
 
 NAME = "onnxcompress"

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from onnxcompress.progress import Progress, Silent
@@ -20,6 +18,9 @@ from onnxcompress.render.plan import plan
 from onnxcompress.render.summary import summary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from rich.console import RenderableType
     from rich.text import Text
 
@@ -112,9 +113,7 @@ def _table(block: Table) -> RenderableType:
 
     shown = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for index, title in enumerate(block.header):
-        shown.add_column(
-            _styled(Cell(title)), justify="right" if index in block.numeric else "left", overflow="fold"
-        )
+        shown.add_column(_styled(Cell(title)), justify="right" if index in block.numeric else "left", overflow="fold")
     for cells in block.rows:
         shown.add_row(*map(_styled, cells))
     return shown

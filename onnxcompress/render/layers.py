@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onnxcompress.render import words
 from onnxcompress.render.blocks import Block, Cell, Lines, Table, row
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from onnxcompress.report import LayerRecord, Step
 
 _REASONS = 8  # lines about what was left alone; more would push the table off the screen
@@ -51,9 +52,7 @@ def untouched(steps: Sequence[Step]) -> Iterator[Block]:
 def _left_alone(reason: str, found: Sequence[LayerRecord]) -> str:
     total = words.size(sum(layer.bytes_before for layer in found))
     operators = ", ".join(words.safe(op, 40) for op in sorted({layer.op for layer in found}))
-    return (
-        f"{total} untouched: {words.plural(len(found), 'tensor')} in {operators}: {words.safe(reason, 200)}"
-    )
+    return f"{total} untouched: {words.plural(len(found), 'tensor')} in {operators}: {words.safe(reason, 200)}"
 
 
 def every(steps: Sequence[Step], after: str = "after") -> Iterator[Block]:

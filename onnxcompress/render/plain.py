@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from onnxcompress.render.blocks import Block, Lines, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def text(blocks: Iterable[Block]) -> str:

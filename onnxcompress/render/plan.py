@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from onnxcompress.render import layers, words
@@ -10,6 +9,8 @@ from onnxcompress.render.blocks import Block, Cell, Lines
 from onnxcompress.render.summary import notes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnxcompress.report import Report
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from onnxcompress.render import layers, words
 from onnxcompress.render.blocks import Block, Cell, Lines, Table, row
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnxcompress.report import BudgetResult, Fidelity, Latency, OutputFidelity, Report
 
 _Row = tuple[Cell, ...]

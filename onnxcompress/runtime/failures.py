@@ -16,9 +16,7 @@ _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _SOURCE = re.compile(r"\S*\.(?:cc|cpp|h|hpp|cu|cuh):\d+ ")
 _AFTER_SIGNATURE = re.compile(r"(?:\s*(?:const|noexcept|mutable)\b)?(?:\s*\[with [^\]]*\])?\s*")
 _SIGNATURE_GOES_ON = re.compile(r"\(|::|>")
-_MEMORY = re.compile(
-    r"Failed to allocate|bad_?alloc|bad allocation|out of memory|CUDA failure 2\b", re.IGNORECASE
-)
+_MEMORY = re.compile(r"Failed to allocate|bad_?alloc|bad allocation|out of memory|CUDA failure 2\b", re.IGNORECASE)
 _UNSUPPORTED = re.compile(
     r"is not a registered function/op|No Op registered for|Could not find an implementation for"
     r"|Unsupported model IR version|is under development and support for this is limited|NOT_IMPLEMENTED"
@@ -38,9 +36,7 @@ def explain(error: Exception, what: str) -> RuntimeFailure:
     """The failure of ONNX Runtime as an error of ours; ``what`` says what did not work."""
     text = str(error)
     if isinstance(error, MemoryError) or _MEMORY.search(text):
-        return OutOfMemory(
-            f"{what}: out of memory", "Use smaller or fewer samples, or a machine with more memory."
-        )
+        return OutOfMemory(f"{what}: out of memory", "Use smaller or fewer samples, or a machine with more memory.")
     message = f"{what}: {plain(text)}"
     if _UNSUPPORTED.search(text):
         return UnsupportedModel(message, "This ONNX Runtime cannot run the model; install one that can.")

@@ -116,9 +116,7 @@ def _read(path: str) -> str:
 
 def _sysctl(key: str) -> str:
     try:
-        done = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, timeout=5, check=False
-        )
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -201,9 +201,7 @@ def _storage(
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     if optimized_data is not None:
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", optimized_data
-        )
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", optimized_data)
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if weights:
@@ -236,9 +234,7 @@ def _nodes_on_cpu(session: Any) -> tuple[str, ...]:
         here = part.ep_name == _PROVIDERS["cpu"]
         placed[here] += [f"{node.name} ({node.op_type})" for node in part.get_nodes()]
     if placed[True] and not placed[False]:
-        raise RuntimeFailure(
-            "every node of the model was placed on the CPU", "Use --device cpu for this model."
-        )
+        raise RuntimeFailure("every node of the model was placed on the CPU", "Use --device cpu for this model.")
     return tuple(placed[True])
 
 

@@ -2,7 +2,7 @@ r"""Rounding weights to an integer grid, the scales found by minimum squared err
 
 A group of weights shares a scale s and, when asymmetric, a zero point z:  ŵ = s · (q − z),  q in [low, high].
 With N weights in a group, clipping the largest magnitude a of b-bit symmetric weights by the fraction δ costs
-(δa)² once and saves 2δ · N · (a/L)²/12 of rounding noise, L = 2^(b−1) − 1; the best δ is N / (12 L²). At eight bits that
+(δa)² once and saves 2δ · N · (a/L)²/12 of rounding noise, L = 2^(b−1) − 1; the best δ is N / (12 L²). At eight bits it
 is below 9 % for groups under 16,384 weights, and the noise saved less than half of it, so the search over clipping
 candidates is made where it can pay: large groups, and fewer than eight bits.
 
@@ -12,12 +12,15 @@ After the search, the scale of given codes is refined to its least-squares value
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxcompress.solvers.sums import cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Array = np.ndarray
 
@@ -238,7 +241,7 @@ def _storable(scale: Array, dtype: np.dtype) -> Array:
 
 
 def _round(part: Array, scale: Array, zero: Array | None, grid: Grid) -> Array:
-    codes = part * (np.float32(1) / scale.astype(np.float32))
+    codes: Array = part * (np.float32(1) / scale.astype(np.float32))
     if zero is not None:
         codes += zero
     np.rint(codes, out=codes)
@@ -247,8 +250,11 @@ def _round(part: Array, scale: Array, zero: Array | None, grid: Grid) -> Array:
 
 
 def _candidates(low: Array, high: Array, grid: Grid) -> Iterator[tuple[Array, Array | None]]:
-    """Scales and zero points to try. A symmetric grid of few bits has one code more on its negative side, so
-    its scale is tried with both signs, such that either end of the range may get it."""
+    """Scales and zero points to try.
+
+    A symmetric grid of few bits has one code more on its negative side, so its scale is tried with both signs, such
+    that either end of the range may get it.
+    """
     ratios = np.linspace(1.0, 0.5, 26) if grid.bits < 8 else np.linspace(1.0, 0.7, 16)
     for ratio in ratios.astype(np.float32):
         if not grid.symmetric:

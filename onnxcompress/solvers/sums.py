@@ -39,4 +39,5 @@ def cancelled(scaled: Array, codes: Array, low: int, high: int) -> Array:
     chosen = np.zeros(scaled.shape, bool)
     first = np.arange(scaled.shape[1])[None, :] < np.abs(total)[:, None]
     np.put_along_axis(chosen, order, first, axis=1)
-    return codes + direction * (chosen & within)
+    moved: Array = codes + direction * (chosen & within)
+    return moved

@@ -8,18 +8,22 @@ the cost is about one inference per call, and it is right where static shape inf
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxcompress.data.dataset import Feeds
 from onnxcompress.graph import writer
-from onnxcompress.graph.model import Model
 from onnxcompress.runtime.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from onnxcompress.data.dataset import Feeds
+    from onnxcompress.graph.model import Model
 
 Shape = tuple[int, ...]
 _DYNAMIC_QUANTIZATION = 11  # opset of DynamicQuantizeLinear

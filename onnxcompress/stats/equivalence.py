@@ -9,7 +9,6 @@ too.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,8 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx
 
     from onnxcompress.data.dataset import Feeds

@@ -62,9 +62,7 @@ def judge(budgets: Budgets, measured: dict[str, float | None], reason: str = "")
     for name, limit in budgets.asked.items():
         value = measured.get(name)
         if value is None or math.isnan(value):
-            results.append(
-                BudgetResult(name, limit, f"not measured: {reason or 'it has no value here'}", ok=False)
-            )
+            results.append(BudgetResult(name, limit, f"not measured: {reason or 'it has no value here'}", ok=False))
         else:
             holds = value <= limit if name.startswith("max_") else value >= limit
             results.append(BudgetResult(name, limit, value, holds))
@@ -80,9 +78,7 @@ def parse_fraction(text: str, name: str = "the value") -> float:
     found = re.fullmatch(_NUMBER + r"(%?)\s*", text)
     value = float(found[1]) / (100 if found[2] else 1) if found else math.inf
     if value > 1:
-        raise UsageError(
-            f"{name} is {text!r}", "Give a percentage such as 0.5%, or a fraction such as 0.005."
-        )
+        raise UsageError(f"{name} is {text!r}", "Give a percentage such as 0.5%, or a fraction such as 0.005.")
     return value
 
 
@@ -97,9 +93,7 @@ def parse_size(text: str, name: str = "the size") -> float:
     if found and unit == "%" and float(found[1]) <= 100:
         return float(found[1]) / 100
     if not found or unit not in _UNITS or float(found[1]) <= 0:
-        raise UsageError(
-            f"{name} is {text!r}", "Give bytes such as 12MB or 11.5MiB, or a percentage such as 27%."
-        )
+        raise UsageError(f"{name} is {text!r}", "Give bytes such as 12MB or 11.5MiB, or a percentage such as 27%.")
     value = float(found[1]) * _UNITS[unit]
     return max(value, math.nextafter(1, 2)) if unit else value
 

@@ -135,9 +135,7 @@ class Calls:
         before = self._first.run(feeds)
         again, first_ms = timed(lambda: self._first.run(feeds))
         if not identical(before, again):
-            self._notes.append(
-                "the original gives different outputs for the same inputs: its fidelity is noise"
-            )
+            self._notes.append("the original gives different outputs for the same inputs: its fidelity is noise")
         after, second_ms = timed(lambda: self._run_second(feeds))
         return (before, after), first_ms + second_ms
 

@@ -69,9 +69,7 @@ def count_parameters(model: Model) -> int:
 
 
 def _count_nonzero(model: Model) -> int:
-    return sum(
-        int(np.count_nonzero(model.array(t))) for t in model.tensors() if t.data_type not in _NO_WEIGHTS
-    )
+    return sum(int(np.count_nonzero(model.array(t))) for t in model.tensors() if t.data_type not in _NO_WEIGHTS)
 
 
 def _sha256(files: list[Path]) -> str:

@@ -88,9 +88,7 @@ class OutputMeter:
             return []
         axis = self._axis + (1 if self._masked else 0)
         return [
-            OutputFidelity(
-                self.name, *sums.figures(part), None, groups.describe(axis, part, sums.rms_of(part))
-            )
+            OutputFidelity(self.name, *sums.figures(part), None, groups.describe(axis, part, sums.rms_of(part)))
             for part in found
         ]
 
@@ -159,9 +157,7 @@ class FidelityMeter:
         self._meters = [OutputMeter(p.name, p.shape, producers.get(p.name)) for p in outputs]
         self.samples = 0
 
-    def add(
-        self, feeds: Mapping[str, np.ndarray], original: Mapping[str, Any], compressed: Mapping[str, Any]
-    ) -> None:
+    def add(self, feeds: Mapping[str, np.ndarray], original: Mapping[str, Any], compressed: Mapping[str, Any]) -> None:
         """Add what one call gave."""
         keep = padding_mask(feeds)
         self.samples += 1

@@ -57,9 +57,7 @@ def describe(axis: int, channels: list[int], rms: float) -> str:
             runs[-1][1] = channel
         else:
             runs.append([channel, channel])
-    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:4]) + (
-        ", ..." if len(runs) > 4 else ""
-    )
+    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:4]) + (", ..." if len(runs) > 4 else "")
     return f"axis {axis}, channel{'s' if len(channels) > 1 else ''} {shown}, about {rms:.0e}"
 
 

@@ -80,18 +80,14 @@ class MetricMeter:
         if self.name not in _SCORES:
             raise UsageError(f"there is no metric {self.name!r}", f"Use one of {', '.join(METRICS)}.")
         if self.name in _OF_CLASSES and labels.dtype.kind not in "iub":
-            raise UsageError(
-                f"{self.name} needs whole-number labels", "Give class numbers, or use --metric rmse."
-            )
+            raise UsageError(f"{self.name} needs whole-number labels", "Give class numbers, or use --metric rmse.")
         self._labels = labels.astype(np.int64) if labels.dtype.kind == "b" else labels
         self._output: str | None = None
         self._position = 0
         self._sums = np.zeros(2)
         self._counted = 0
 
-    def add(
-        self, original: Mapping[str, Any], compressed: Mapping[str, Any], preferred: Collection[str] = ()
-    ) -> None:
+    def add(self, original: Mapping[str, Any], compressed: Mapping[str, Any], preferred: Collection[str] = ()) -> None:
         """Add what one call gave; ``preferred`` names outputs known to be scores of classes.
 
         Raises:

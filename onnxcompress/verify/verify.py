@@ -152,15 +152,11 @@ class _Verifier:
             if session.nodes_on_cpu:
                 nodes = session.nodes_on_cpu
                 shown = ", ".join(nodes[:10]) + (", ..." if len(nodes) > 10 else "")
-                self.notes.append(
-                    f"{len(nodes)} nodes of the {which} placed on the CPU by ONNX Runtime: {shown}"
-                )
+                self.notes.append(f"{len(nodes)} nodes of the {which} placed on the CPU by ONNX Runtime: {shown}")
 
     def _compare(self, first: Session, second: Session, dataset: Dataset) -> None:
         self.notes += dataset.notes
-        calls = Calls(
-            first, second, producers(self.models[0].proto.graph), self.options.metric, self.progress
-        )
+        calls = Calls(first, second, producers(self.models[0].proto.graph), self.options.metric, self.progress)
         self.outcome = calls.compare(dataset, self.options.fidelity_seconds)
         self.notes += self.outcome.notes
         if self.outcome.fault is not None:
