@@ -68,9 +68,7 @@ def test_edits_inside_and_around_a_body_go_together(inner_first: bool) -> None:
     check(model, original)
     for condition in (True, False):
         feeds = {"x": normal(2, 8), "c": np.array(condition)}
-        np.testing.assert_array_equal(
-            outputs(writer.to_bytes(model), feeds)["y"], outputs(original, feeds)["y"]
-        )
+        np.testing.assert_array_equal(outputs(writer.to_bytes(model), feeds)["y"], outputs(original, feeds)["y"])
 
 
 def test_functions_get_constants_in_place_of_initializers() -> None:
@@ -100,9 +98,7 @@ def test_nodes_are_replaced_where_they_stand_and_shared_ones_stand_once() -> Non
     for node in scope.body.node:
         product = helper.make_node("MatMul", ["negative", "w"], [f"{node.output[0]}_p"])
         replacements.append(
-            Replacement(
-                scope, node, (product, helper.make_node("Neg", [product.output[0]], node.output)), (shared,)
-            )
+            Replacement(scope, node, (product, helper.make_node("Neg", [product.output[0]], node.output)), (shared,))
         )
     edit.apply(model, [Edit(scope, replaced=tuple(replacements))])
     assert [n.op_type for n in model.proto.graph.node] == ["Neg", "MatMul", "Neg", "MatMul", "Neg"]
@@ -129,9 +125,7 @@ def test_domains_are_imported_once_and_in_functions_too() -> None:
     )
     model = Model(original).copy()
     scope = Scopes(model.proto).main
-    edit.apply(
-        model, [Edit(scope, domains=(("com.microsoft", 1),)), Edit(scope, domains=(("com.microsoft", 1),))]
-    )
+    edit.apply(model, [Edit(scope, domains=(("com.microsoft", 1),)), Edit(scope, domains=(("com.microsoft", 1),))])
     for imports in (model.proto.opset_import, model.proto.functions[0].opset_import):
         assert [o.domain for o in imports].count("com.microsoft") == 1
 
@@ -161,9 +155,7 @@ def test_raising_keeps_large_weights_and_results(opset: int) -> None:
 
 
 def test_raising_keeps_what_a_model_says_of_itself() -> None:
-    original = proto(
-        "g (float[2, 8] x) => (float[2, 8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)}, opset=11
-    )
+    original = proto("g (float[2, 8] x) => (float[2, 8] y) { y = MatMul(x, w) }", {"w": normal(8, 8)}, opset=11)
     helper.set_model_props(original, {"author": "nobody"})
     newer = raised(Model(original), 14).proto
     assert [(p.key, p.value) for p in newer.metadata_props] == [("author", "nobody")]
@@ -171,8 +163,21 @@ def test_raising_keeps_what_a_model_says_of_itself() -> None:
     assert interface(newer) == interface(original)
 
 
+@pytest.mark.parametrize("output", ["float[] y", "float[n, m] y", "float[2, m] y", "float[2, 8] y"])
+def test_raising_keeps_the_shapes_that_are_declared(output: str) -> None:
+    original = proto(f"g (float[2, 8] x) => ({output}) {{ y = MatMul(x, w) }}", {"w": normal(8, 8)}, opset=9)
+    assert interface(raised(Model(original), 13).proto) == interface(original)
+
+
 def test_what_cannot_be_raised_is_refused_in_words() -> None:
     original = proto("g (float[2, 8] x) => (float[2, 8] y) { y = NoSuchOperator(x) }", opset=11)
     with pytest.raises(ModelError, match="opset 13") as caught:
         raised(Model(original), 13)
     assert caught.value.hint
+
+
+def test_local_functions_which_the_converter_would_lose_are_refused() -> None:
+    text = """g (float[2] x) => (float[2] y) { y = local.f(x) }
+        <domain: "local", opset_import: ["": 11]> f (p) => (q) { q = Neg(p) }"""
+    with pytest.raises(ModelError, match="local functions"):
+        raised(Model(proto(text, opset=11)), 13)
