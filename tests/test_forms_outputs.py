@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +21,10 @@ from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.solvers.grid import Grid, Groups, per_block, per_channel, quantize
 from tests.small_models import Arrays, normal, operators, optimized, outputs, proto, sqnr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
 MATMUL = "g (float[m, 64] x) => (float[m, 48] y) { y = MatMul(x, w) }"
@@ -63,9 +66,7 @@ def write(
     weight = next(w for w in weights(model, scopes) if w.name == name)
     values = model.array(weight.tensor)
     writing = Writing(model, weight, grid, groups, edit.Namer(scopes.names()), flipped)
-    choice: dict[Leaf, str] = {
-        leaf: forms if isinstance(forms, str) else forms[leaf.op] for leaf in weight.leaves
-    }
+    choice: dict[Leaf, str] = {leaf: forms if isinstance(forms, str) else forms[leaf.op] for leaf in weight.leaves}
     for leaf, form in choice.items():
         assert form in available(writing, leaf)
     edit.apply(model, [assemble(writing, scale, choice).edit])
@@ -121,10 +122,8 @@ def test_decode_gives_the_weight_and_is_folded(tmp_path: Path, bits: int, symmet
 def test_decode_of_other_layers(
     tmp_path: Path, x: str, call: str, dims: tuple[int, ...], own: tuple[int, ...], bits: int, symmetric: bool
 ) -> None:
-    text = f"g (float[{x}] x) => (float y) {{ y = {call} }}"
-    original = proto(
-        text, {"w": normal(*dims, seed=1), **({"r": normal(1, 32, 8)} if "LSTM" in call else {})}
-    )
+    text = f"g (float[{x}] x) => (float[] y) {{ y = {call} }}"
+    original = proto(text, {"w": normal(*dims, seed=1), **({"r": normal(1, 32, 8)} if "LSTM" in call else {})})
     made = write(original, decode.NAME, Grid(bits, symmetric), per_block(dims, own, 16), F16)
     shape = [d.dim_value or 3 for d in original.graph.input[0].type.tensor_type.shape.dim]
     wanted, given = made.both({"x": normal(*shape)})
@@ -188,9 +187,7 @@ def test_decode_in_a_body_and_in_a_function() -> None:
     """
     original = proto(text + FUNCTION)
     original.graph.node[0].attribute[0].g.initializer.append(numpy_helper.from_array(normal(32, 40), "w"))
-    original.functions[0].node[0].attribute[0].t.CopyFrom(
-        numpy_helper.from_array(normal(32, 40, seed=2), "k")
-    )
+    original.functions[0].node[0].attribute[0].t.CopyFrom(numpy_helper.from_array(normal(32, 40, seed=2), "k"))
     for name in ("w", "k"):
         made = write(original, decode.NAME, Grid(4), per_block((32, 40), (1,), 32), name=name)
         for condition in (True, False):
@@ -224,9 +221,7 @@ def test_shorter_floats_are_cast_back_when_loaded(tmp_path: Path, kind: int, dty
 def test_gather_gives_the_rows_and_keeps_codes_in_memory(
     tmp_path: Path, bits: int, symmetric: bool, kind: str, scale: np.dtype
 ) -> None:
-    made = write(
-        one(EMBEDDING, 30, 48), gather.NAME, Grid(bits, symmetric), grouped(kind, (30, 48), (0,)), scale
-    )
+    made = write(one(EMBEDDING, 30, 48), gather.NAME, Grid(bits, symmetric), grouped(kind, (30, 48), (0,)), scale)
     wanted, given = made.both({"i": np.array([0, 29, 3, -1, -30, 3])})
     np.testing.assert_allclose(given, wanted, rtol=1e-6, atol=1e-6)
     optimized(made.written, tmp_path)
@@ -239,7 +234,7 @@ def test_gather_gives_the_rows_and_keeps_codes_in_memory(
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
 def test_gather_takes_indices_of_any_shape(shape: tuple[int, ...], kind: str, dtype: type) -> None:
     dims = ", ".join(map(str, shape))
-    original = one(f"g ({np.dtype(dtype).name}[{dims}] i) => (float y) {{ y = Gather(w, i) }}", 30, 48)
+    original = one(f"g ({np.dtype(dtype).name}[{dims}] i) => (float[] y) {{ y = Gather(w, i) }}", 30, 48)
     made = write(original, gather.NAME, Grid(4), grouped(kind, (30, 48), (0,)))
     wanted, given = made.both({"i": np.random.default_rng(0).integers(-30, 30, shape).astype(dtype)})
     assert given.shape == (*shape, 48)
@@ -247,7 +242,7 @@ def test_gather_takes_indices_of_any_shape(shape: tuple[int, ...], kind: str, dt
 
 
 def test_gather_of_tables_of_three_axes_and_of_float16() -> None:
-    text = "g (int64[n] i) => (float16 y) { y = Gather(w, i) }"
+    text = "g (int64[n] i) => (float16[] y) { y = Gather(w, i) }"
     made = write(one(text, 30, 4, 16, dtype=np.float16), gather.NAME, Grid(8), per_channel((30, 4, 16), (0,)))
     wanted, given = made.both({"i": np.array([3, -2])})
     assert given.shape == (2, 4, 16)
@@ -270,7 +265,7 @@ def test_gather_at_any_opset(opset: int) -> None:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("kind", ["channel", "32"])
 def test_a_table_tied_to_an_output_layer_is_stored_once(tmp_path: Path, bits: int, kind: str) -> None:
-    text = "g (int64[n] i) => (float y) { e = Gather(w, i) t = Transpose<perm = [1, 0]>(w) y = MatMul(e, t) }"
+    text = "g (int64[n] i) => (float[] y) { e = Gather(w, i) t = Transpose<perm = [1, 0]>(w) y = MatMul(e, t) }"
     original = one(text, 96, 64)
     forms = {"Gather": gather.NAME, "MatMul": decode.NAME}
     made = write(original, forms, Grid(bits), grouped(kind, (96, 64), (0,)))
@@ -302,9 +297,7 @@ def product(kind: str, opset: int = 17) -> tuple[onnx.ModelProto, tuple[int, ...
 
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize(("form", "floor"), [(dynamic.TWO_PASSES, 60), (dynamic.ONE_PASS, 25)])
-def test_dynamic_products_come_close_and_are_fused(
-    tmp_path: Path, kind: str, form: str, floor: float
-) -> None:
+def test_dynamic_products_come_close_and_are_fused(tmp_path: Path, kind: str, form: str, floor: float) -> None:
     original, dims, axis, x = product(kind)
     made = write(original, form, Grid(8), Groups(dims, (axis,)))
     wanted, given = made.both({"x": x})
@@ -312,9 +305,7 @@ def test_dynamic_products_come_close_and_are_fused(
     if form == dynamic.TWO_PASSES:
         np.testing.assert_allclose(given, wanted, atol=1e-3 * np.abs(wanted).max())
     left = optimized(made.written, tmp_path)
-    assert left["DynamicQuantizeMatMul"] + left["MatMulIntegerToFloat"] == (
-        1 if form == dynamic.ONE_PASS else 2
-    )
+    assert left["DynamicQuantizeMatMul"] + left["MatMulIntegerToFloat"] == (1 if form == dynamic.ONE_PASS else 2)
     assert not {"MatMul", "Gemm", "MatMulInteger", "FusedMatMul"} & set(left)
     assert {n.domain for n in made.proto.graph.node} == {""}
 
@@ -334,9 +325,7 @@ def test_fused_products_become_blockwise_ones(tmp_path: Path, kind: str) -> None
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("groups", ["channel", "16", "32", "64"])
-def test_blockwise_products_read_codes_as_they_are_stored(
-    tmp_path: Path, kind: str, bits: int, groups: str
-) -> None:
+def test_blockwise_products_read_codes_as_they_are_stored(tmp_path: Path, kind: str, bits: int, groups: str) -> None:
     original, dims, axis, x = product(kind)
     made = write(original, blockwise.NAME, Grid(bits), grouped(groups, dims, (1 - axis,)), F16)
     wanted, given = made.both({"x": x})
@@ -355,9 +344,9 @@ def test_readers_of_one_activation_share_its_codes(tmp_path: Path) -> None:
     assert optimized(made.written, tmp_path)["MatMul"] == 0
 
 
-IN_BODIES = """g (float[m, 64] x, bool c) => (float y) { y = If(c) <
-    then_branch = t () => (float a) { z = Neg(x) a = MatMul(z, w) },
-    else_branch = e () => (float b) { b = MatMul(x, v) }
+IN_BODIES = """g (float[m, 64] x, bool c) => (float[] y) { y = If(c) <
+    then_branch = t () => (float[] a) { z = Neg(x) a = MatMul(z, w) },
+    else_branch = e () => (float[] b) { b = MatMul(x, v) }
 > }"""
 
 
@@ -377,7 +366,7 @@ def test_products_in_a_body(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("form", [dynamic.TWO_PASSES, dynamic.ONE_PASS, blockwise.NAME, fused.NAME])
 def test_products_in_a_function(form: str) -> None:
-    text = "g (float[m, 64] x) => (float y) { z = local.f(x) n = Neg(x) v = local.f(n) y = Sub(z, v) } "
+    text = "g (float[m, 64] x) => (float[] y) { z = local.f(x) n = Neg(x) v = local.f(n) y = Sub(z, v) } "
     original = proto(text + FUNCTION)
     original.functions[0].node[0].attribute[0].t.CopyFrom(numpy_helper.from_array(normal(64, 48), "k"))
     made = write(original, form, Grid(8), per_channel((64, 48), (1,)), name="k")
@@ -441,16 +430,14 @@ def test_only_decode_fits_where_a_form_would_compute_something_else(
     call: str, dims: tuple[int, ...], shared: int, grid: Grid
 ) -> None:
     more = {"s": np.zeros(2, np.int64), "e": np.full(2, 40)}
-    model = Model(proto(f"g (float x) => (float y) {{ {call} }}", {"w": normal(*dims), **more}))
+    model = Model(proto(f"g (float x) => (float[] y) {{ {call} }}", {"w": normal(*dims), **more}))
     scopes = Scopes(model.proto)
     (weight,) = weights(model, scopes)
     writing = Writing(model, weight, grid, Groups(dims, (shared,)), edit.Namer(scopes.names()))
     assert available(writing, weight.leaves[0]) == (decode.NAME,)
 
 
-@pytest.mark.parametrize(
-    "grid", [Grid(8, symmetric=False), Grid(4), Grid(2), Grid(4, symmetric=False)], ids=str
-)
+@pytest.mark.parametrize("grid", [Grid(8, symmetric=False), Grid(4), Grid(2), Grid(4, symmetric=False)], ids=str)
 def test_integer_products_are_for_symmetric_codes_of_eight_bits(grid: Grid) -> None:
     model = Model(one(MATMUL, 64, 48))
     scopes = Scopes(model.proto)
