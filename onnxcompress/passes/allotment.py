@@ -1,9 +1,10 @@
 """The few bytes that eight-bit codes leave to spend, given to the weights that matter most.
 
 Codes of eight bits with a scale for each channel make 25 % of float weights; a file of at most 27 % leaves a little
-beyond its structure. For each weight there is a ladder: finer blocks, at the end float16, each rung more bytes and less
-error. With the damage dᵢ that rounding weight i was seen to do to the outputs, and eᵢ the error of its first rung, a
-rung of error e is expected to do dᵢ · e / eᵢ. Bytes are spent greedily on the step that takes away the most damage for each.
+beyond its structure. For each weight there is a ladder: finer blocks, at the end float16, each rung more bytes and
+less error. With the damage dᵢ that rounding weight i was seen to do to the outputs, and eᵢ the error of its first
+rung, a rung of error e is expected to do dᵢ · e / eᵢ. Bytes are spent greedily, on the step that takes away the most
+damage for each of them.
 """
 
 from __future__ import annotations

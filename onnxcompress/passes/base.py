@@ -35,8 +35,9 @@ class Context:
     """What a pass may know besides the model.
 
     ``observed`` maps names of layer inputs to what was seen of them when the model ran, empty where it could not
-    be run; ``damage`` maps initializers that were on trial to the error at the outputs; ``costs`` is what forms cost
-    on the processor that the output is for; ``opset_limit`` is set when the model cannot be raised to a newer operator set; without ``fast_forms`` every weight is decoded at load.
+    be run; ``damage`` maps initializers that were on trial to the error at the outputs; ``costs`` is what forms
+    cost on the processor that the output is for; ``opset_limit`` is set when the model cannot be raised to a newer
+    operator set; without ``fast_forms`` every weight is decoded at load.
     """
 
     observed: Mapping[str, Observed] = field(default_factory=dict)

@@ -66,10 +66,11 @@ class Quantize:
     bits: Literal[8, 4, 2] = field(default=8, metadata={"help": "Bits of a weight."})
     scheme: Scheme = field(
         default="auto",
-        metadata={"help": "What is quantized: weights, activations too on every call, or what is fastest; or a shorter float type."},
+        metadata={"help": "Weights alone, activations too on every call, or what is fastest; or a shorter float type."},
     )  # fmt: skip
     block_size: int | None = field(
-        default=None, metadata={"help": "Weights of a channel that share a scale, 0 for all; default: as needed at 8 bits, 32 at 4, 16 at 2."}
+        default=None,
+        metadata={"help": "Weights that share a scale, 0: a channel; default: as needed at 8 bits, 32 at 4, 16 at 2."},
     )  # fmt: skip
     symmetric: bool = field(default=True, metadata={"help": "Zero points in the middle of the range (none stored)."})
     per_tensor: bool = field(default=False, metadata={"help": "One scale for a whole weight."})
@@ -78,7 +79,7 @@ class Quantize:
     )
     activation_bits: Literal[16, 8] | None = field(
         default=None,
-        metadata={"help": "Bits of dynamic activations: 16 in two passes, or 8; default: 8 where --data show that it is enough."},
+        metadata={"help": "Bits of dynamic activations: 16 in two passes, or 8; default: 8 where --data allow it."},
     )  # fmt: skip
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
