@@ -42,9 +42,7 @@ def test_columns_line_up() -> None:
     assert lines == ["name       value", "---------  -----", "a           1.25", "long name     10"]
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(None, "-"), (0.123456, "0.123"), (12345.6, "12346"), (2.0, "2")]
-)
+@pytest.mark.parametrize(("value", "shown"), [(None, "-"), (0.123456, "0.123"), (12345.6, "12346"), (2.0, "2")])
 def test_numbers_are_short(value: float | None, shown: str) -> None:
     assert number(value) == shown
 

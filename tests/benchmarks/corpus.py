@@ -36,7 +36,6 @@ TARGET = (
 _ITEMS = {
     "efficientnet-lite0": 64,
     "minilm-l3": 64,
-    "crepe-full": 64,
     "silero-vad": 1,
     "silero-vad-16k-seq": 1,
 }
@@ -51,9 +50,7 @@ Feeds = dict[str, np.ndarray]
 def measure(settings: Settings) -> None:
     """Measure and print, a line for each model when it is done, then the table."""
     if not settings.script.is_file():
-        print(
-            f"left out: the script that scores real models is not at {settings.script}; give --corpus-script"
-        )
+        print(f"left out: the script that scores real models is not at {settings.script}; give --corpus-script")
         return
     names = settings.real_models()
     if not names:
@@ -138,9 +135,7 @@ def _agreement(original: Path, compressed: Path, calls: Sequence[Feeds]) -> floa
     return float(np.concatenate(same).mean())
 
 
-def _latency(
-    original: Path, compressed: Path, calls: Sequence[Feeds], threads: int, seconds: float
-) -> Interval:
+def _latency(original: Path, compressed: Path, calls: Sequence[Feeds], threads: int, seconds: float) -> Interval:
     """Latency of the compressed model over the original's, with its interval."""
     timed = [calls[i * len(calls) // _TIMED_CALLS] for i in range(min(_TIMED_CALLS, len(calls)))]
 

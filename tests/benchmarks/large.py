@@ -82,9 +82,7 @@ def write_large(path: Path, gigabytes: float, single_file_limit: int, width: int
     """A chain of square matrix products of so many GiB."""
     layers = max(1, round(gigabytes * 2**30 / (4 * width * width)))
     nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)]
-    ports = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", width]) for n in ("x0", f"x{layers}")
-    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", width]) for n in ("x0", f"x{layers}")]
     proto = helper.make_model(
         helper.make_graph(nodes, "large", ports[:1], ports[1:]), opset_imports=[helper.make_opsetid("", 17)]
     )

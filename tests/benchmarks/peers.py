@@ -28,9 +28,7 @@ class Peer:
 
 PEERS: dict[str, tuple[Peer, ...]] = {
     "mnist-cnn": (
-        Peer(
-            "best", "ORT static U8S8", 1 / 3.0, "acc .9785 to .9780", (1 / 1.8, 1 / 1.4), False, drop=0.0005
-        ),
+        Peer("best", "ORT static U8S8", 1 / 3.0, "acc .9785 to .9780", (1 / 1.8, 1 / 1.4), False, drop=0.0005),
     ),
     "efficientnet-lite0": (
         Peer("small", "shrink-ray", 1 / 3.5, "agrees .97", (1.0, 1.0), sqnr_db=28.6, agreement=0.97),
@@ -48,9 +46,7 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         Peer("small", "shrink-ray", 1 / 3.4, "detections agree .988", (1.0, 1.0), False, drop=0.012),
         Peer("fast", "ORT static", 1 / 3.6, "detections agree .915", (1 / 2.2, 1 / 1.8), False, drop=0.085),
     ),
-    "smollm2-135m-instruct": (
-        Peer("small", "ORT 8 bit", 225 / 517, "next token agrees .97", None, agreement=0.97),
-    ),
+    "smollm2-135m-instruct": (Peer("small", "ORT 8 bit", 225 / 517, "next token agrees .97", None, agreement=0.97),),
 }
 
 
