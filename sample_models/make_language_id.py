@@ -251,9 +251,7 @@ def main() -> None:
     fitting = [s for s in samples["train"] if not tokenizer.encode(s[0]).overflowing]
     tokenizer.save(str(FOLDER / f"{NAME}.tokenizer.json"))
     calibration = pick(fitting, CALIBRATION_PER_LANGUAGE, seed=2)
-    (FOLDER / f"{NAME}.calib.txt").write_text(
-        "".join(f"{text}\n" for text, _ in calibration), encoding="utf-8"
-    )
+    (FOLDER / f"{NAME}.calib.txt").write_text("".join(f"{text}\n" for text, _ in calibration), encoding="utf-8")
 
     (logits,) = ort.InferenceSession(path).run(None, {"input_ids": ids, "attention_mask": mask})
     right = int((logits.argmax(1) == labels).sum())

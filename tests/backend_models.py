@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,8 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnx.backend.test.case.test_case import TestCase as Case
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from onnxcompress.passes.simplify import Simplify
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxcompress.data.dataset import Feeds
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'

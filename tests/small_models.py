@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,8 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxcompress.errors import OnnxCompressError
 
 Arrays = Mapping[str, np.ndarray]
@@ -84,6 +85,4 @@ def check_words(error: OnnxCompressError) -> None:
 
 def examples(count: int) -> settings:
     """Settings of property tests that read and write files or run models."""
-    return settings(
-        max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

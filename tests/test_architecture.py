@@ -73,9 +73,7 @@ def test_functions_are_short() -> None:
 
 
 def test_every_module_says_what_it_is_about() -> None:
-    assert not [
-        relative(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
-    ]
+    assert not [relative(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
 
 
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:

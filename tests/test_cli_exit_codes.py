@@ -74,9 +74,7 @@ def test_ends(
     assert out.splitlines() == ["onnxcompress: FAILED " + err.splitlines()[0].removeprefix("error: ")]
 
 
-def test_debug_shows_the_traceback(
-    run: Callable[[BaseException], Run], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_debug_shows_the_traceback(run: Callable[[BaseException], Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(ModelError("it is empty", ""))("--debug") == 3
     assert "Traceback" in capsys.readouterr().err
 

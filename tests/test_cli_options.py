@@ -43,14 +43,10 @@ def test_budgets_out_of_range(flags: dict[str, Any]) -> None:
 
 def test_data_options() -> None:
     flags = DataFlags(data=Path("d"), mean="0.5", std="0.2,0.3,0.4", layout="nhwc", size="8x9", limit=5)
-    assert flags.options() == DataOptions(
-        mean=(0.5,), std=(0.2, 0.3, 0.4), layout="nhwc", size=(8, 9), limit=5
-    )
+    assert flags.options() == DataOptions(mean=(0.5,), std=(0.2, 0.3, 0.4), layout="nhwc", size=(8, 9), limit=5)
 
 
-@pytest.mark.parametrize(
-    "flags", [{"labels": Path("l.npy")}, {"metric": "accuracy"}, {"size": "8"}, {"limit": 1}]
-)
+@pytest.mark.parametrize("flags", [{"labels": Path("l.npy")}, {"metric": "accuracy"}, {"size": "8"}, {"limit": 1}])
 def test_options_of_data_need_data(flags: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(flags))} has no meaning without --data"):
         DataFlags(**flags).options()

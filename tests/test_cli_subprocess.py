@@ -18,9 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits-cnn.onnx"
-SCHEMA = json.loads(
-    resources.files("onnxcompress").joinpath("report.schema.json").read_text(encoding="utf-8")
-)
+SCHEMA = json.loads(resources.files("onnxcompress").joinpath("report.schema.json").read_text(encoding="utf-8"))
 PASSED, FAILED = "onnxcompress: PASSED", "onnxcompress: FAILED"
 
 Done = subprocess.CompletedProcess[str]
@@ -165,9 +163,7 @@ def test_a_reader_that_went_away_changes_nothing(model: Path) -> None:
 EVIL = "w\x1b[2J\x1b]0;t\x07\nonnxcompress: PASSED [red]"
 
 
-@pytest.mark.parametrize(
-    "mode", [["--no-verify", "--verbose"], ["--dry-run"], ["--bits", "4", "--no-verify"]]
-)
+@pytest.mark.parametrize("mode", [["--no-verify", "--verbose"], ["--dry-run"], ["--bits", "4", "--no-verify"]])
 def test_names_with_escapes_are_never_printed_raw(tmp_path: Path, mode: list[str]) -> None:
     done = cli("quantize", write(perceptron(EVIL), tmp_path / "model.onnx"), *mode)
     assert done.returncode == 0, done.stderr

@@ -6,13 +6,16 @@ import dataclasses
 import inspect
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from onnxcompress.cli import verbs
 from onnxcompress.cli.flags import flat
 from onnxcompress.passes.base import passes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LIST = {verb.name: verb for verb in verbs.verbs()}
 PASSES = {verb.name: verb for verb in verbs.pass_verbs()}

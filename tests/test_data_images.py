@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ import pytest
 from onnxcompress.data import DataOptions, load
 from onnxcompress.errors import DataError, UsageError
 from onnxcompress.graph.interface import Dim, ValueSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -122,9 +125,7 @@ def test_models_that_take_no_image(tmp_path: Path, inputs: list[ValueSpec]) -> N
     ("folders", "expected"),
     [(("2", "10", "7"), [10, 2, 7]), (("dog", "cat", "10"), [0, 1, 2]), (("one",), None)],
 )
-def test_class_folders_are_labels(
-    tmp_path: Path, folders: tuple[str, ...], expected: list[int] | None
-) -> None:
+def test_class_folders_are_labels(tmp_path: Path, folders: tuple[str, ...], expected: list[int] | None) -> None:
     for folder in folders:
         save(tmp_path / folder / "a.png")
     labels = load(tmp_path, NCHW).labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +12,9 @@ from onnxcompress.data import DataOptions, load
 from onnxcompress.data.arrays import Archive
 from onnxcompress.errors import DataError, UsageError
 from onnxcompress.graph.interface import Dim, ValueSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def spec(name: str, dtype: object, *shape: Dim) -> ValueSpec:
@@ -64,9 +67,7 @@ def test_labels_in_some_calls_only_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "rows"), [(2, (1, 1)), (5, (2, 3))])
-def test_labels_of_their_own_match_calls_or_samples(
-    tmp_path: Path, count: int, rows: tuple[int, ...]
-) -> None:
+def test_labels_of_their_own_match_calls_or_samples(tmp_path: Path, count: int, rows: tuple[int, ...]) -> None:
     (tmp_path / "calls").mkdir()
     for i in (2, 3):
         np.savez(tmp_path / "calls" / f"{i}.npz", ids=np.ones((i, 4), np.int64))
@@ -119,9 +120,7 @@ def test_fewer_samples_than_the_batch_are_refused(tmp_path: Path) -> None:
 
 def test_complete_inputs_on_a_new_first_axis_and_a_scalar_for_all(tmp_path: Path) -> None:
     inputs = [spec("x", np.float32, "n", 4), spec("state", np.float32, 2, None, 3), spec("sr", np.int64)]
-    np.savez(
-        tmp_path / "s.npz", x=np.zeros((5, 4), "f"), state=np.ones((5, 2, 1, 3), "f"), sr=np.array(16000)
-    )
+    np.savez(tmp_path / "s.npz", x=np.zeros((5, 4), "f"), state=np.ones((5, 2, 1, 3), "f"), sr=np.array(16000))
     shapes = [{k: v.shape for k, v in feeds.items()} for feeds in load(tmp_path / "s.npz", inputs)]
     assert shapes == [{"x": (1, 4), "state": (2, 1, 3), "sr": ()}] * 5
 

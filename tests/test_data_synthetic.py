@@ -166,9 +166,7 @@ def test_the_scale_of_images_follows_the_arithmetic(entrance: str, low: float, h
 
 
 def test_filters_that_are_tiny_beside_their_biases_take_raw_pixels() -> None:
-    made = model(
-        "g (float[1, 3, 64, 64] x) => (float y) <float[4, 3, 3, 3] w, float[4] b> { y = Conv(x, w, b) }"
-    )
+    made = model("g (float[1, 3, 64, 64] x) => (float y) <float[4, 3, 3, 3] w, float[4] b> { y = Conv(x, w, b) }")
     assert synthetic(made).first()["x"].max() < 10
     weight = onnx.numpy_helper.to_array(made.proto.graph.initializer[0])
     made.set_array(made.proto.graph.initializer[0], weight / np.float32(500))

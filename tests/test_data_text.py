@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +12,9 @@ from onnxcompress.data import DataOptions, load
 from onnxcompress.data.names import text_role
 from onnxcompress.errors import DataError, UsageError
 from onnxcompress.graph.interface import Dim, ValueSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 tokenizers = pytest.importorskip("tokenizers")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "a", "b", "c")

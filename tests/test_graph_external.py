@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +17,10 @@ from onnx.external_data_helper import convert_model_to_external_data
 from onnxcompress.errors import ModelError, OnnxCompressError
 from onnxcompress.graph.model import Model
 from tests.small_models import check_words, examples, normal, proto
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 DATA = "weights.bin"
 
@@ -37,9 +39,7 @@ def model(folder: Path, location: str = DATA, **entries: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.float32, np.float16, np.int64, ml_dtypes.bfloat16, ml_dtypes.int4, np.bool_]
-)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, ml_dtypes.bfloat16, ml_dtypes.int4, np.bool_])
 @pytest.mark.parametrize("one_file", [True, False])
 def test_what_onnx_saved_is_read(tmp_path: Path, dtype: Any, one_file: bool) -> None:
     first, second = (np.arange(42).reshape(6, 7) % 8).astype(dtype), np.ones(5, dtype)

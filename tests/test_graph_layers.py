@@ -20,9 +20,9 @@ def found(model: onnx.ModelProto) -> dict[str, Weight]:
 
 def weight(body: str, shape: tuple[int, ...], more: Arrays | None = None, *, opset: int = 17) -> Weight:
     """The weight ``w`` of a graph with the input ``x`` and the output ``y``."""
-    return found(
-        proto(f"g (float x) => (float y) {{ {body} }}", {"w": normal(*shape), **(more or {})}, opset=opset)
-    )["w"]
+    return found(proto(f"g (float x) => (float y) {{ {body} }}", {"w": normal(*shape), **(more or {})}, opset=opset))[
+        "w"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,7 @@ def test_weights_are_found_in_bodies_functions_and_constants() -> None:
     assert labels == ["k", "branching/w", "branching/w", "local::f/fk"]
 
 
-@pytest.mark.parametrize(
-    "kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE]
-)
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
 def test_all_float_types_are_weights(kind: int) -> None:
     model = proto("g (float x) => (float y) { y = MatMul(x, w) }")
     model.graph.initializer.append(helper.make_tensor("w", kind, [2, 2], [1, 2, 3, 4]))

@@ -29,9 +29,7 @@ def scope_of(scopes: Scopes, op: str) -> tuple[Scope, onnx.NodeProto]:
 
 
 def readers(scopes: Scopes, scope: Scope, name: str) -> list[str]:
-    return sorted(
-        u.node.op_type if u.node is not None else f"output {u.index}" for u in scopes.uses(scope, name)
-    )
+    return sorted(u.node.op_type if u.node is not None else f"output {u.index}" for u in scopes.uses(scope, name))
 
 
 def test_all_graphs_and_functions_are_scopes_with_the_path_to_them() -> None:
@@ -60,9 +58,7 @@ def test_all_graphs_and_functions_are_scopes_with_the_path_to_them() -> None:
         ("If", "a", None),  # of a body, which the graph around it does not see
     ],
 )
-def test_names_resolve_to_the_innermost_scope_that_defines_them(
-    op: str, name: str, found_in: str | None
-) -> None:
+def test_names_resolve_to_the_innermost_scope_that_defines_them(op: str, name: str, found_in: str | None) -> None:
     scopes = Scopes(proto(NESTED))
     scope, _ = scope_of(scopes, op)
     found = scope.resolve(name)

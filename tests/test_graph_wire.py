@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,6 +19,9 @@ from onnxcompress.graph import writer
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.wire import LARGE, cut, encode_varint, field_head
 from tests.small_models import check_words, examples, normal, proto
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BACKEND = Path(onnx.__file__).parent / "backend" / "test" / "data"
 NUMPY_TYPES = [
@@ -90,14 +93,10 @@ def made_models(draw: st.DrawFn) -> onnx.ModelProto:
     def graph(depth: int) -> onnx.GraphProto:
         nodes = constants()
         if depth and draw(st.booleans()):
-            nodes.append(
-                helper.make_node("If", ["c"], ["i"], then_branch=graph(depth - 1), else_branch=graph(0))
-            )
+            nodes.append(helper.make_node("If", ["c"], ["i"], then_branch=graph(depth - 1), else_branch=graph(0)))
         if draw(st.booleans()):
             nodes.append(
-                helper.make_node(
-                    "Odd", [], ["o"], domain="odd", many=[draw(made_tensors())], words=["x" * 2000, "y"]
-                )
+                helper.make_node("Odd", [], ["o"], domain="odd", many=[draw(made_tensors())], words=["x" * 2000, "y"])
             )
         outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])]
         return helper.make_graph(
@@ -169,9 +168,7 @@ def test_a_second_writing_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_large_float_data_stay_in_the_file(tmp_path: Path, count: int, stays: bool, raw: bool) -> None:
     values = normal(count)
     tensor = (
-        numpy_helper.from_array(values, "w")
-        if raw
-        else helper.make_tensor("w", TensorProto.FLOAT, [count], values)
+        numpy_helper.from_array(values, "w") if raw else helper.make_tensor("w", TensorProto.FLOAT, [count], values)
     )
     model = proto("g () => (float[n] y) { y = Identity(w) }")
     model.graph.initializer.append(tensor)
@@ -261,9 +258,7 @@ def test_a_truncated_file_is_refused_or_read_as_onnx_reads_it(tmp_path: Path) ->
     bytes_=st.binary(min_size=1, max_size=12),
     cut_out=st.sampled_from([0, 1, 4, 200]),
 )
-def test_a_damaged_file_never_ends_in_a_traceback(
-    tmp_path: Path, place: int, bytes_: bytes, cut_out: int
-) -> None:
+def test_a_damaged_file_never_ends_in_a_traceback(tmp_path: Path, place: int, bytes_: bytes, cut_out: int) -> None:
     data = victim()
     outcome(data[:place] + bytes_ + data[place + max(len(bytes_), cut_out) :], tmp_path)
 

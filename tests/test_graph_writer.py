@@ -65,15 +65,11 @@ def test_the_limit_is_the_size_of_the_file(tmp_path: Path, out: Path) -> None:
 def test_external_data_on_output_are_what_onnx_reads(tmp_path: Path, out: Path) -> None:
     writer.save(two(tmp_path), out / "m.onnx", single_file_limit=5000)
     back = onnx.load(out / "m.onnx")
-    for tensor, values in zip(
-        back.graph.initializer, (normal(64, 48, seed=1), normal(48, 32, seed=2)), strict=True
-    ):
+    for tensor, values in zip(back.graph.initializer, (normal(64, 48, seed=1), normal(48, 32, seed=2)), strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), values)
     onnx.checker.check_model(str(out / "m.onnx"))
     feeds = {"x": normal(3, 64)}
-    np.testing.assert_array_equal(
-        outputs(out / "m.onnx", feeds)["y"], outputs(tmp_path / "model.onnx", feeds)["y"]
-    )
+    np.testing.assert_array_equal(outputs(out / "m.onnx", feeds)["y"], outputs(tmp_path / "model.onnx", feeds)["y"])
 
 
 def test_tensors_of_external_data_start_on_pages(tmp_path: Path, out: Path) -> None:
@@ -92,9 +88,7 @@ def test_the_data_file_is_named_after_its_contents(tmp_path: Path, out: Path) ->
 
 
 @pytest.mark.parametrize("limit", [writer.SINGLE_FILE_LIMIT, 100])
-@pytest.mark.parametrize(
-    "dtype", [np.float16, ml_dtypes.bfloat16, ml_dtypes.int4, ml_dtypes.uint4, np.int8, np.bool_]
-)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, ml_dtypes.int4, ml_dtypes.uint4, np.int8, np.bool_])
 def test_short_types_come_back(out: Path, limit: int, dtype: Any) -> None:
     values = (np.arange(5001).reshape(3, -1) % 7).astype(dtype)
     model = Model(proto("g () => (float y) { y = Identity(w) }", {"w": np.zeros(1, np.float32)}))
@@ -110,9 +104,7 @@ def test_arrays_are_written_row_by_row_however_they_lie_in_memory(out: Path) -> 
     model = Model(proto("g () => (float y) { y = Identity(w) }", {"w": np.zeros(1, np.float32)}))
     model.set_array(model.proto.graph.initializer[0], np.asfortranarray(values))
     writer.save(model, out / "m.onnx")
-    np.testing.assert_array_equal(
-        numpy_helper.to_array(onnx.load(out / "m.onnx").graph.initializer[0]), values
-    )
+    np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(out / "m.onnx").graph.initializer[0]), values)
 
 
 def test_lazy_values_are_computed_when_written_and_no_sooner(out: Path) -> None:
@@ -157,9 +149,7 @@ def test_permissions_are_those_of_a_new_file(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "write"])
 @pytest.mark.parametrize("limit", [writer.SINGLE_FILE_LIMIT, 5000])
-@pytest.mark.parametrize(
-    "kind", [KeyboardInterrupt, OSError(errno.ENOSPC, "full")], ids=["interrupt", "full"]
-)
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError(errno.ENOSPC, "full")], ids=["interrupt", "full"])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, call: str, limit: int, kind: BaseException
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ from onnxcompress.errors import OnnxCompressError
 from onnxcompress.graph.interface import interface
 from onnxcompress.graph.model import Model
 from onnxcompress.guards import GuardFailure, check, findings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEXT = """<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
     g (float[batch,4] x, bool c, float[4] v) => (float[batch,4] y, int64[n] k)
@@ -169,9 +172,7 @@ def test_a_broken_model_is_found(break_it: Callable[[onnx.ModelProto], None], to
 
 def test_large_tensors_need_no_values_in_the_structure() -> None:
     model = sound()
-    model.set_lazy(
-        model.proto.graph.initializer[0], onnx.TensorProto.FLOAT, (4,), lambda: np.ones(4, np.float32)
-    )
+    model.set_lazy(model.proto.graph.initializer[0], onnx.TensorProto.FLOAT, (4,), lambda: np.ones(4, np.float32))
     check(interface(model.proto), model, "quantize")
 
 
@@ -190,7 +191,5 @@ def test_both_names_of_the_default_domain_are_one() -> None:
 
 
 def test_an_output_may_be_an_input() -> None:
-    model = Model(
-        parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] x) {}')
-    )
+    model = Model(parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] x) {}'))
     check(interface(model.proto), model, "simplify")

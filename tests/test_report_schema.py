@@ -21,8 +21,7 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 # The names that DESIGN fixes for whoever reads reports.
 FIXED = {
-    "": "schema_version tool machine recipe seed original compressed "
-    "fidelity latency metrics steps budgets verdict",
+    "": "schema_version tool machine recipe seed original compressed fidelity latency metrics steps budgets verdict",
     "tool": "name version onnx onnxruntime",
     "original": "path sha256 size_bytes parameters nonzero macs opset",
     "fidelity": "data samples sqnr_db cosine max_abs_error agreement outputs",

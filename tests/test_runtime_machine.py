@@ -25,9 +25,7 @@ def test_the_kind_of_processor(line: str, kind: str) -> None:
     assert isa_class(flags_of(f"processor\t: 0\n{line}\nother: avx512_vnni amx_int8 i8mm\n")) == kind
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8)]
-)
+@pytest.mark.parametrize(("text", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8)])
 def test_a_quota_limits_the_cores(text: str, cores: int) -> None:
     assert quota_cores(text, 8) == cores
 

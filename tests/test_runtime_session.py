@@ -121,8 +121,7 @@ def test_optimized_graph_is_written(tmp_path: Path) -> None:
 
 def test_an_optimization_can_be_left_out(tmp_path: Path) -> None:
     text = HEAD + (
-        "g (float[4] x) => (float[4] y) <float[1] a = {1.0}, float[1] b = {2.0}> "
-        "{ c = Add(a, b) y = Mul(x, c) }"
+        "g (float[4] x) => (float[4] y) <float[1] a = {1.0}, float[1] b = {2.0}> { c = Add(a, b) y = Mul(x, c) }"
     )
     counts = []
     for disabled in ((), ("ConstantFolding",)):
@@ -132,9 +131,7 @@ def test_an_optimization_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_weights_may_be_given_apart() -> None:
-    model = parser.parse_model(
-        HEAD + "g (float[N, 3] x) => (float[N, 3] y) <float[3, 3] w> { y = MatMul(x, w) }"
-    )
+    model = parser.parse_model(HEAD + "g (float[N, 3] x) => (float[N, 3] y) <float[3, 3] w> { y = MatMul(x, w) }")
     weight = onnx.TensorProto(name="w", data_type=1, dims=[3, 3], data_location=onnx.TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value="nowhere")
     model.graph.initializer.append(weight)

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from onnxcompress.runtime.timing import Callers, Timing, median_interval, paired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Machine:

@@ -18,9 +18,7 @@ LARGEST_FOLDER_BYTES = 3_000_000
 
 def stated(name: str) -> tuple[int, int]:
     """(right, of) in the model's row of the README's table."""
-    row = re.search(
-        rf"^\| `{name}` .*?(\d+) of (\d+)", (FOLDER / "README.md").read_text("utf-8"), re.MULTILINE
-    )
+    row = re.search(rf"^\| `{name}` .*?(\d+) of (\d+)", (FOLDER / "README.md").read_text("utf-8"), re.MULTILINE)
     assert row is not None, f"no row for {name}"
     return int(row[1]), int(row[2])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,9 @@ from onnxcompress.runtime.session import Session
 from onnxcompress.stats.equivalence import difference
 from tests.backend_models import KINDS, Example, examples
 from tests.simplifying import rewritten
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def outcome(example: Example, folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,8 @@ from onnxcompress.stats import equivalence
 from tests.simplifying import operators, parsed, rewritten, same_structure, saved, simplified, stored
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnxcompress.graph.model import Model
 
 TIED = """g (int64[1,N] ids) => (float[1,N,512] y) {
@@ -32,9 +33,7 @@ def test_a_tied_embedding_is_not_doubled(tmp_path: Path) -> None:
     assert writer.serialized_size(result) < TABLE.nbytes + 1000
 
 
-def test_large_tensors_do_not_pass_through_the_runtime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_tensors_do_not_pass_through_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only little may pass, weights ride along, and the result refers to the file that was read."""
     monkeypatch.setattr(riders, "MODEST", 1000)
     model = saved(parsed(TIED, {"table": TABLE}), tmp_path / "tied.onnx")

@@ -46,15 +46,11 @@ def max_abs(weight: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray | fl
 
 
 @given(weight=matrices, grid=grids)
-def test_no_weight_is_farther_than_half_a_step_from_its_code_unless_clipped(
-    weight: np.ndarray, grid: Grid
-) -> None:
+def test_no_weight_is_farther_than_half_a_step_from_its_code_unless_clipped(weight: np.ndarray, grid: Grid) -> None:
     found = quantize(weight, grid, by_row(weight))
     inside = (found.codes > grid.low) & (found.codes < grid.high)
     step = np.abs(found.scale).astype(np.float64)
-    far = np.abs(found.dequantize().astype(np.float64) - weight) > step / 2 * (1 + 1e-4) + 1e-6 * np.abs(
-        weight
-    )
+    far = np.abs(found.dequantize().astype(np.float64) - weight) > step / 2 * (1 + 1e-4) + 1e-6 * np.abs(weight)
     assert not (far & inside).any()
 
 
@@ -180,9 +176,7 @@ def test_against_brute_force_over_scales_and_zero_points(grid: Grid, kind: str) 
 def test_scales_are_those_of_least_squares_for_their_codes(grid: Grid) -> None:
     weight = normal(16, 64)
     found = quantize(weight, grid, by_row(weight))
-    shifted = found.codes.astype(np.float64) - (
-        0 if found.zero_point is None else found.zero_point.astype(np.float64)
-    )
+    shifted = found.codes.astype(np.float64) - (0 if found.zero_point is None else found.zero_point.astype(np.float64))
     ideal = (shifted * weight).sum(1) / np.square(shifted).sum(1)
     np.testing.assert_allclose(found.scale[:, 0], ideal, rtol=0.02)
     refitted = np.square(shifted * ideal[:, None] - weight).sum()
@@ -193,9 +187,7 @@ def test_large_groups_at_eight_bits_are_clipped_where_that_pays() -> None:
     weight = normal(1, 200_000)
     found = quantize(weight, Grid(8), by_row(weight))
     assert found.scale[0, 0] * 127 < np.abs(weight).max() * 0.97
-    assert (
-        found.error < error(weight, *max_abs(weight, Grid(8)), Grid(8)).sum() / np.square(weight).sum() * 0.97
-    )
+    assert found.error < error(weight, *max_abs(weight, Grid(8)), Grid(8)).sum() / np.square(weight).sum() * 0.97
 
 
 @pytest.mark.parametrize("grid", [Grid(8), Grid(8, False)], ids=str)
@@ -244,9 +236,7 @@ def test_blocks(
     own=st.sets(st.integers(0, 3)),
     size=st.integers(8, 64),
 )
-def test_blocks_keep_every_weight_and_never_mix_channels(
-    dims: tuple[int, ...], own: set[int], size: int
-) -> None:
+def test_blocks_keep_every_weight_and_never_mix_channels(dims: tuple[int, ...], own: set[int], size: int) -> None:
     mine = tuple(sorted(a for a in own if a < len(dims)))
     groups = per_block(dims, mine, size)
     assert np.prod(groups.shape) == np.prod(dims)
@@ -288,9 +278,7 @@ def test_sums_are_kept_to_half_a_step_unless_codes_run_out(scaled: np.ndarray, b
     assert better.max() <= grid.high
     before, after = np.abs((scaled - codes).sum(1)), np.abs((scaled - better).sum(1))
     assert (after <= before + 1e-3).all()
-    clipped = (
-        (scaled < grid.low - 0.5) | (scaled > grid.high + 0.5) | (better == grid.low) | (better == grid.high)
-    )
+    clipped = (scaled < grid.low - 0.5) | (scaled > grid.high + 0.5) | (better == grid.low) | (better == grid.high)
     assert (after[~clipped.any(1)] <= 0.5 + 1e-3).all()
     assert (moved * np.sign(scaled - codes) >= 0).all()  # only towards the weight
 
@@ -301,10 +289,7 @@ def test_the_cheapest_codes_are_moved(weight: np.ndarray, grid: Grid) -> None:
     nearest, kept = quantize(weight, grid, groups), quantize(weight, grid, groups, keep_sums=True)
     step = np.abs(kept.scale).astype(np.float64)
     assert (np.abs(kept.codes.astype(int) - nearest.codes.astype(int)) <= 1).all()
-    sums = [
-        np.abs((q.dequantize().astype(np.float64) - weight).sum((1, 2), keepdims=True))
-        for q in (nearest, kept)
-    ]
+    sums = [np.abs((q.dequantize().astype(np.float64) - weight).sum((1, 2), keepdims=True)) for q in (nearest, kept)]
     assert (sums[1] <= sums[0] + 1e-4 * step).all()
     assert kept.error >= nearest.error * (1 - 1e-3)
 

@@ -62,9 +62,7 @@ def test_what_is_no_factor(text: str) -> None:
         parse_factor(text)
 
 
-@pytest.mark.parametrize(
-    "limit", [{"max_drop": -0.1}, {"max_drop": 2}, {"min_cosine": 1.1}, {"min_sqnr": math.nan}]
-)
+@pytest.mark.parametrize("limit", [{"max_drop": -0.1}, {"max_drop": 2}, {"min_cosine": 1.1}, {"min_sqnr": math.nan}])
 def test_limits_out_of_range(limit: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(limit))):
         Budgets(**limit)
@@ -88,9 +86,7 @@ def one_hot(best: list[int], classes: int = 6) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[best]
 
 
-def measured(
-    labels: np.ndarray, x: np.ndarray, y: np.ndarray, metric: str | None = None, calls: int = 1
-) -> Metric:
+def measured(labels: np.ndarray, x: np.ndarray, y: np.ndarray, metric: str | None = None, calls: int = 1) -> Metric:
     meter = MetricMeter(labels, metric)
     for a, b in zip(np.split(x, calls), np.split(y, calls), strict=True):
         meter.add({"y": a}, {"y": b})

@@ -15,9 +15,7 @@ from onnxcompress.verify.fidelity import FidelityMeter, OutputMeter, identical, 
 RANDOM = np.random.default_rng(0)
 
 
-def meter(
-    x: object, y: object, name: str = "y", dims: tuple[int | str | None, ...] | None = None
-) -> OutputMeter:
+def meter(x: object, y: object, name: str = "y", dims: tuple[int | str | None, ...] | None = None) -> OutputMeter:
     made = OutputMeter(name, dims)
     made.add(x, y)
     return made

@@ -190,9 +190,7 @@ def test_synthetic_inputs_are_said_so(original: Path) -> None:
 
 def test_slower_is_said_first_and_no_failure(tmp_path: Path) -> None:
     slow = "a0 = MatMul(x, w) " + " ".join(f"a{i + 1} = Softmax(a{i})" for i in range(200))
-    model = save(
-        tmp_path / "slow.onnx", f"g (float[N, 32] x) => (float[N, 10] logits) {{ {slow} logits = Neg(a200) }}"
-    )
+    model = save(tmp_path / "slow.onnx", f"g (float[N, 32] x) => (float[N, 10] logits) {{ {slow} logits = Neg(a200) }}")
     path = save(tmp_path / "fat.onnx", CLASSIFIER)
     fat = onnx.load(path)
     fat.doc_string = "x" * 20_000
@@ -203,10 +201,7 @@ def test_slower_is_said_first_and_no_failure(tmp_path: Path) -> None:
 
 
 def test_random_models_are_noted(tmp_path: Path) -> None:
-    body = (
-        "g (float[N, 32] x) => (float[N, 10] logits) "
-        "{ y = MatMul(x, w) n = RandomNormalLike(y) logits = Add(y, n) }"
-    )
+    body = "g (float[N, 32] x) => (float[N, 10] logits) { y = MatMul(x, w) n = RandomNormalLike(y) logits = Add(y, n) }"
     model = save(tmp_path / "m.onnx", body)
     found = verify(model, model, data(), VerifyOptions(latency_seconds=QUICK))
     assert any("different outputs for the same inputs" in note for note in found.notes)
