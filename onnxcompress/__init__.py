@@ -11,6 +11,8 @@ returns a `Result` with the whole `Report`. The command line calls these and not
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from onnxcompress.version import __version__
@@ -46,3 +48,14 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"onnxcompress.{_PLACES[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Two functions are called like the modules behind them, which an import would put in their place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _PLACES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
