@@ -285,6 +285,25 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path, data: bytes) -> No
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["graph", "node", "value", "weight", "key", "dimension"])
+def test_names_that_are_no_text_are_refused(tmp_path: Path, name: str) -> None:
+    model = proto("graph (float[dimension] value) => (float[n] y) { y = Add(value, weight) }", {"weight": normal(4)})
+    model.graph.node[0].name = "node"
+    helper.set_model_props(model, {"key": "v"})
+    data = model.SerializeToString().replace(name.encode(), b"\xff" + name.encode()[1:])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="UTF-8"):
+        Model.open(path)
+
+
+def test_a_comment_may_hold_anything(tmp_path: Path) -> None:
+    model = proto("g (float[n] x) => (float[n] y) { y = Neg(x) }")
+    model.doc_string = "comment"
+    data = model.SerializeToString().replace(b"comment", b"c\xffmment")
+    assert b"c\xffmment" in through(data, tmp_path).SerializeToString()
+
+
 def test_nesting_has_an_end() -> None:
     inner = b"x" * 2000
     for _ in range(200):  # graph > node > attribute > graph

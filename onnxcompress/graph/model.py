@@ -11,7 +11,7 @@ import mmap
 from typing import TYPE_CHECKING
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import helper, numpy_helper
 
 from onnxcompress.errors import ModelError, UsageError
@@ -62,6 +62,8 @@ class Model:
             raise _not_onnx(path) from error
         if not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
             raise _not_onnx(path)
+        if not all(isinstance(text, str) for text in _texts(proto)):  # protobuf hands them over as bytes
+            raise ModelError(f"{path} holds names that are not UTF-8", "Export the model again with other names.")
         model = cls(proto, path)
         model._payloads = {str(i): FileRange(path, s.offset, s.length) for i, s in enumerate(spans)}
         for tensor in model.tensors():
@@ -183,6 +185,16 @@ class Model:
     def adopt(self, proto: onnx.ModelProto) -> None:
         """Replace the structure by another one whose large tensors refer to the payloads of this model."""
         self.proto = proto
+
+
+def _texts(message: Message) -> Iterator[object]:
+    """Every text in a message and below, but for comments."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING and field.name != "doc_string":
+            yield from [value] if isinstance(value, (str, bytes)) else value
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                yield from _texts(inner)
 
 
 def _not_onnx(path: Path) -> ModelError:

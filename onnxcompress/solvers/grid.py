@@ -131,6 +131,7 @@ class Quantized:
         return (self.codes.astype(np.float32) - shift) * self.scale.astype(np.float32)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # where squares overflow nothing is clipped
 def quantize(
     weight: Array, grid: Grid, groups: Groups, scale_dtype: np.dtype | None = None, *, keep_sums: bool = False
 ) -> Quantized:
@@ -184,6 +185,7 @@ def _with_sums(part: Array, codes: Array, scale: Array, zero: Array | None, grid
     return np.ascontiguousarray(moved)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def expected_error(weight: Array, grid: Grid, groups: Groups) -> float:
     """‖W−Ŵ‖²/‖W‖² to be expected of rounding without clipping: a step Δ leaves Δ²/12 for each weight.
 
