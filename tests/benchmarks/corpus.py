@@ -34,7 +34,7 @@ TARGET = (
 )
 
 _ITEMS = {
-    "efficientnet-lite0": 64,
+    "efficientnet-lite0": 250,
     "minilm-l3": 64,
     "silero-vad": 1,
     "silero-vad-16k-seq": 1,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 0.27
 MOSTLY = 0.95
+_ROUNDING = 0.005  # of the peers' agreement, which is known to two digits
 _SMALLER_IS_BETTER = frozenset({"ppl", "rmse_vs_fp32", "cer", "median_cents", "mean_abs_dscore"})
 _HEADER = [
     "model", "float share", "bytes", "SQNR dB", "cosine", "agreement", "task metric",
@@ -73,7 +74,7 @@ class Row:
             peer.cosine is not None and self.cosine < peer.cosine
         ):
             yield "fidelity"
-        if peer.agreement is not None and self.agreement is not None and self.agreement < peer.agreement:
+        if (peer.agreement or 0) - _ROUNDING > (1 if self.agreement is None else self.agreement):
             yield "agreement"
         if peer.drop is not None and self.drop > peer.drop + 2 / self.items:  # two items are within the noise
             yield "metric"
