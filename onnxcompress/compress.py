@@ -8,6 +8,7 @@ or that misses a budget, is made once more with every weight decoded at load, be
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from onnxcompress.verify.verify import Verification, VerifyOptions, verify
 if TYPE_CHECKING:
     from pathlib import Path
 
+_STORAGE_FORMS = {"decode", "gather", "float16", "bfloat16"}  # a second attempt would write them again
 _NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
 
 
@@ -122,6 +124,8 @@ class _Run:
         if options.verify and (options.data is not None or recipe.budgets.asked):
             preflight(path, self.data, _verify_options(options, recipe.budgets))
         part = f".{self.target.stem}.{os.getpid()}.candidate.onnx"
+        self.hashing = ThreadPoolExecutor(1, "hash")
+        self.original = self.hashing.submit(model_facts, self.source)
         self.candidate = self.target.with_name(part)
 
     def _refuse_unjudgeable(self) -> None:
@@ -142,6 +146,7 @@ class _Run:
                 attempt = self._better(attempt, self._attempt(*self._planned(fast_forms=False), fast_forms=False))
             return self._published(attempt)
         finally:
+            self.hashing.shutdown(wait=False, cancel_futures=True)
             writer.discard(self.candidate)
 
     def _planned(self, *, fast_forms: bool) -> tuple[Model, list[pipeline.Ran]]:
@@ -177,7 +182,8 @@ class _Run:
 
     def _worth_another(self, attempt: _Attempt) -> bool:
         plans = [r for r in attempt.ran if isinstance(r.step, PlanningPass)]
-        fast = any(o.record.form not in (None, "decode", "gather", "decode+gather") for r in plans for o in r.outcomes)
+        forms = {form for r in plans for o in r.outcomes if o.record.form for form in o.record.form.split("+")}
+        fast = bool(forms - _STORAGE_FORMS)
         return fast and self.options.verify and (attempt.slower or not attempt.verification.passed)
 
     def _better(self, first: _Attempt, second: _Attempt) -> _Attempt:
@@ -204,7 +210,7 @@ class _Run:
     def _report(self, ran: list[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
                 place: Path | None, verdict: Outcome) -> Report:  # fmt: skip
         steps = tuple(r.record() for r in ran)
-        original = model_facts(self.source)
+        original = self.original.result()
         compressed = None
         if place is not None:
             compressed = model_facts(place, parameters=original.parameters)

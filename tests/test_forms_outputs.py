@@ -19,7 +19,8 @@ from onnxcompress.graph import edit, writer
 from onnxcompress.graph.layers import Leaf, weights
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
-from onnxcompress.solvers.grid import Grid, Groups, per_block, per_channel, quantize
+from onnxcompress.solvers.grid import quantize
+from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 from tests.small_models import Arrays, normal, operators, optimized, outputs, proto, sqnr
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from onnxcompress.solvers.grid import Grid, Groups, expected_error, per_block, per_channel, quantize
+from onnxcompress.solvers.grid import expected_error, quantize
+from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 from onnxcompress.solvers.sums import cancelled
 from tests.small_models import normal
 

@@ -16,12 +16,13 @@ from onnx import helper
 from onnxcompress.errors import ModelError
 from onnxcompress.graph.edit import Namer, NewTensor, Replacement, Rewire
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.solvers.grid import Grid, Groups, Quantized, quantize
+from onnxcompress.solvers.grid import Quantized, quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onnxcompress.graph.layers import Weight
+    from onnxcompress.solvers.groups import Grid, Groups
 
 MICROSOFT = "com.microsoft"
 
@@ -48,7 +49,7 @@ class Writing:
 
     def values(self) -> np.ndarray:
         """The weight, in the shape in which it will be stored."""
-        array = self.model.array(self.weight.tensor)
+        array = self.model.view(self.weight.tensor)
         return array.T if self.flipped else array
 
 
@@ -94,20 +95,24 @@ class Codes:
         return NewTensor(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), dims, values)
 
 
+def quantized(writing: Writing, scale_dtype: np.dtype | None = None) -> Quantized:
+    """The weight of a writing, rounded to its grid.
+
+    Raises:
+        ModelError: the weight holds NaN or infinity.
+    """
+    try:
+        return quantize(writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
+    except ValueError as error:
+        label = writing.weight.label
+        raise ModelError(
+            f"the weight {label!r} holds NaN or infinity", f"Mend the model, or leave it out: --exclude {label!r}."
+        ) from error
+
+
 def codes_of(writing: Writing, scale_dtype: np.dtype | None = None) -> Codes:
     """The quantized weight of a writing, not yet computed."""
-
-    def compute() -> Quantized:
-        try:
-            return quantize(writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
-        except ValueError as error:
-            label = writing.weight.label
-            raise ModelError(
-                f"the weight {label!r} holds NaN or infinity",
-                f"Mend the model, or leave it out: --exclude {label!r}.",
-            ) from error
-
-    return Codes(compute)
+    return Codes(lambda: quantized(writing, scale_dtype))
 
 
 def node(op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:

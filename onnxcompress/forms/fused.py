@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "fused"
 MIN_OPSET = 13
+FUSED_SINCE = (1, 25)  # version of ONNX Runtime
 
 
 def fits(writing: Writing, found: Product) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxcompress.forms import fused
 from onnxcompress.forms.costs import CostTable, Point, parse, shipped
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ def cache_file() -> Path:
 def costs(isa: str, shapes: Sequence[Shape], progress: Progress) -> CostTable:
     """The cost table for a kind of processor; ``shapes`` are measured first where that was not done before."""
     if not shapes:
-        return shipped(isa)
-    key = f"{isa}, onnxruntime {metadata.version('onnxruntime')}"
+        return {form: points for form, points in shipped(isa).items() if _is_fused(form)}
+    key = f"{isa}, onnxruntime {_runtime()}"
     known = _read()
     table = {form: list(points) for form, points in parse(known, key).items()}
     done = {(p.rows, p.inputs, p.outputs) for points in table.values() for p in points}
@@ -39,6 +41,20 @@ def costs(isa: str, shapes: Sequence[Shape], progress: Progress) -> CostTable:
         rows = {f: [[p.rows, p.inputs, p.outputs, p.speedup] for p in points] for f, points in table.items()}
         _write({**known, key: {"points": rows}})
     return table
+
+
+def _is_fused(form: str) -> bool:
+    """False for the form that the installed runtime, being older than the table, does not fuse."""
+    major, minor = (int(part) for part in _runtime().split(".")[:2])
+    return not form.startswith(fused.NAME) or (major, minor) >= fused.FUSED_SINCE
+
+
+def _runtime() -> str:
+    """Version of the installed ONNX Runtime, by whichever of its packages."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return "0.0"
 
 
 def _measured(shapes: Sequence[Shape], progress: Progress) -> Iterable[tuple[str, Point]]:

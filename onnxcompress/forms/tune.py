@@ -19,7 +19,7 @@ from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import paired
-from onnxcompress.solvers.grid import Grid, per_block, per_channel
+from onnxcompress.solvers.groups import Grid, per_block, per_channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

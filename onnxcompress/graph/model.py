@@ -143,6 +143,13 @@ class Model:
                 "The file is damaged; export the model again.",
             ) from error
 
+    def view(self, tensor: Tensor) -> np.ndarray:
+        """The values without a copy where they lie in a file; read-only, and possibly at an unaligned address."""
+        payload = self._payload(tensor)
+        if isinstance(payload, FileRange):
+            return payload.view(tensor.data_type, tuple(tensor.dims))
+        return self.array(tensor)
+
     def set_array(self, tensor: Tensor, array: np.ndarray) -> None:
         """Give a tensor new values (and their type and shape)."""
         name, doc = tensor.name, tensor.doc_string

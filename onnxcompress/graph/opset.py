@@ -25,7 +25,7 @@ def raised(model: Model, opset: int) -> Model:
         raise ModelError("onnx cannot raise the opset of a model with local functions", "Inline them first.")
     try:
         proto = version_converter.convert_version(model.proto, opset)
-    except (RuntimeError, ValueError, version_converter.ConvertError) as error:
+    except (RuntimeError, ValueError, LookupError, version_converter.ConvertError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"the model cannot be raised to opset {opset}: {first}", "Export the model at a newer opset."

@@ -51,7 +51,7 @@ class Payload(Protocol):
 
 @dataclass(frozen=True)
 class FileRange:
-    """Raw data in a file. It is read, not mapped: mapped pages would count as memory of the process."""
+    """Raw data in a file."""
 
     path: Path
     offset: int
@@ -72,6 +72,16 @@ class FileRange:
             tensor = onnx.TensorProto(data_type=data_type, dims=dims, raw_data=raw.tobytes())
             return numpy_helper.to_array(tensor)
         return raw.view(helper.tensor_dtype_to_np_dtype(data_type)).reshape(dims)
+
+    def view(self, data_type: int, dims: tuple[int, ...]) -> np.ndarray:
+        """The values where they are, mapped for as long as the array lives; their address may be unaligned.
+
+        For whoever reads them once, in parts: nothing is copied.
+        """
+        if data_type in _SUB_BYTE_BITS or not self.length:
+            return self.read(data_type, dims)
+        raw = np.memmap(self.path, np.uint8, "r", self.offset, (self.length,))
+        return np.asarray(raw).view(helper.tensor_dtype_to_np_dtype(data_type)).reshape(dims)
 
 
 @dataclass(frozen=True)

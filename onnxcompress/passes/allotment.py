@@ -19,7 +19,9 @@ import numpy as np
 from onnxcompress.forms import decode
 from onnxcompress.graph import writer
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.solvers.grid import Groups, expected_error, per_block
+from onnxcompress.passes.grouping import fits_float16, magnitude
+from onnxcompress.solvers.grid import expected_error
+from onnxcompress.solvers.groups import Groups, per_block, per_channel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,15 +61,17 @@ def ladder(grouping: Grouping, draft: Draft) -> Ladder:
     writing = draft.writing
     if not draft.stored_only:
         return [Rung(draft, draft.nbytes, 0.0)]
-    values = writing.values()
+    values = _sample(writing.values(), draft.own)
+    peak = magnitude(values)
     rungs = [Rung(draft, draft.nbytes, _error(values, draft))]
     for size in _BLOCKS:
         groups = per_block(writing.dims, draft.own, size)
-        finer = grouping.redrafted(draft, dataclasses.replace(writing, groups=groups))
+        finer = grouping.redrafted(draft, dataclasses.replace(writing, groups=groups), peak)
         if finer.stored_only and finer.nbytes > rungs[-1].nbytes:
             rungs.append(Rung(finer, finer.nbytes, _error(values, finer)))
+    whole = values.size == writing.weight.elements
     decoded = set(draft.choice.values()) == {decode.NAME}
-    if decoded and writing.weight.tensor.data_type == Tensor.FLOAT and draft.fits_float16:
+    if whole and decoded and writing.weight.tensor.data_type == Tensor.FLOAT and fits_float16(peak):
         rungs.append(Rung(None, draft.original_nbytes // 2, _HALF_ERROR))
     return rungs
 
@@ -100,21 +104,25 @@ def allotted(drafts: Sequence[Draft], ladders: Sequence[Ladder], damage: Mapping
         at[index] = rung
 
 
-def _error(values: np.ndarray, draft: Draft) -> float:
-    """Expected ‖W−Ŵ‖²/‖W‖², from a part of the channels where there are many weights."""
-    groups, own = draft.writing.groups, draft.own
-    if values.size > _SAMPLE and own and values.ndim == 2:
-        axis = own[0]
-        count = max(1, _SAMPLE // values.shape[1 - axis])
-        values = np.take(values, np.linspace(0, values.shape[axis] - 1, count).astype(int), axis)
-        groups = _for_sample(groups, values.shape, own)
-    error = expected_error(values, draft.writing.grid, groups)
+def _sample(values: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
+    """Evenly spaced channels of a weight, all of them where it is small."""
+    if values.size <= _SAMPLE or not own:
+        return np.require(values, requirements=["A", "C"])
+    axis = own[-1]
+    step = min(-(-values.size // _SAMPLE), values.shape[axis])
+    return np.ascontiguousarray(values[tuple(slice(None, None, step if i == axis else 1) for i in range(values.ndim))])
+
+
+def _error(sample: np.ndarray, draft: Draft) -> float:
+    """Expected ‖W−Ŵ‖²/‖W‖² of a weight, from a sample of its channels."""
+    groups = draft.writing.groups
+    if sample.shape != draft.writing.dims:
+        block = groups.shape[groups.shared[0]]
+        blocked = len(groups.shared) == 1 and block in _BLOCKS
+        groups = (per_block if blocked else _whole)(sample.shape, draft.own, block)
+    error = expected_error(sample, draft.writing.grid, groups)
     return error if math.isfinite(error) else 0.0
 
 
-def _for_sample(groups: Groups, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
-    """The same groups for fewer channels."""
-    if len(groups.shape) == len(dims):
-        return Groups(dims, groups.shared)
-    block = groups.shape[groups.shared[0]]
-    return per_block(dims, own, block)
+def _whole(dims: tuple[int, ...], own: tuple[int, ...], _: int) -> Groups:
+    return per_channel(dims, own)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms.base import Writing
+from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.product import product
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
 from onnxcompress.passes.choosing import Chooser, stored_only
-from onnxcompress.solvers.grid import Grid, Groups, per_block, per_channel, quantize
+from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 
 if TYPE_CHECKING:
     from onnxcompress.graph.edit import Namer
@@ -41,11 +41,6 @@ class Draft:
         return stored_only(self.choice)
 
     @property
-    def fits_float16(self) -> bool:
-        """True where no value exceeds the range of float16."""
-        return fits_float16(self.writing)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
         writing = self.writing
@@ -55,17 +50,20 @@ class Draft:
         return (elements * grid.bits + 7) // 8 + scales * self.scale_dtype.itemsize + zeros
 
 
-def fits_float16(writing: Writing) -> bool:
-    """True where no value of a weight exceeds the range of float16."""
-    peak = float(np.abs(writing.values().astype(np.float32)).max(initial=0))
+def magnitude(values: np.ndarray) -> float:
+    """The largest magnitude, without a copy of the values; NaN where one of them is."""
+    return float(max(values.max(initial=0), -values.min(initial=0)))
+
+
+def fits_float16(peak: float) -> bool:
+    """True where values up to that magnitude are within the range of float16."""
     return peak <= float(np.finfo(np.float16).max)
 
 
 def quantized_values(draft: Draft) -> np.ndarray:
     """The weight as it would come out of its codes, in the shape and type that it has now."""
     writing = draft.writing
-    quantized = quantize(writing.values(), writing.grid, writing.groups, draft.scale_dtype, keep_sums=writing.keep_sums)
-    values = quantized.dequantize().reshape(writing.dims)
+    values = quantized(writing, draft.scale_dtype).dequantize().reshape(writing.dims)
     return np.ascontiguousarray(values.T if writing.flipped else values)
 
 
@@ -95,9 +93,9 @@ class Grouping:
         writing = Writing(model, weight, self.grid, self._groups(dims, own), namer, flipped, _convolves(weight))
         return Draft(writing, own, self.chooser.choose(writing), _scale_dtype(writing))
 
-    def redrafted(self, draft: Draft, writing: Writing) -> Draft:
-        """The same weight written otherwise."""
-        return Draft(writing, draft.own, self.chooser.choose(writing), _scale_dtype(writing))
+    def redrafted(self, draft: Draft, writing: Writing, peak: float) -> Draft:
+        """The same weight written otherwise; ``peak`` is its largest magnitude."""
+        return Draft(writing, draft.own, self.chooser.choose(writing), _scale_dtype(writing, peak))
 
     def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
         size = _DEFAULT_BLOCK[self.grid.bits] if self.block_size is None else self.block_size
@@ -137,10 +135,10 @@ def _best_axis(values: np.ndarray) -> tuple[int, ...]:
     return (min(range(values.ndim), key=noise),)
 
 
-def _scale_dtype(writing: Writing) -> np.dtype:
+def _scale_dtype(writing: Writing, peak: float | None = None) -> np.dtype:
     """float16 where scales count and float16 holds them as normal numbers, else float32."""
     if writing.groups.members >= _FEW_MEMBERS:
         return np.dtype(np.float32)
-    largest = float(np.abs(writing.values()).max(initial=0)) / max(writing.grid.high, 1)
+    largest = (magnitude(writing.values()) if peak is None else peak) / max(writing.grid.high, 1)
     safe = 1e-3 < largest < 6e4
     return np.dtype(np.float16 if safe else np.float32)

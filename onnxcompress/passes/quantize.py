@@ -28,10 +28,10 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.allotment import Rung, allotted, ladder, spare
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
-from onnxcompress.passes.grouping import Draft, Grouping, fits_float16, quantized_values
+from onnxcompress.passes.grouping import Draft, Grouping, fits_float16, magnitude, quantized_values
 from onnxcompress.passes.selection import Selection
 from onnxcompress.report import LayerRecord
-from onnxcompress.solvers.grid import Grid, Groups
+from onnxcompress.solvers.groups import Grid, Groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,7 +189,7 @@ class Quantize:
             stored = float_name(weight.tensor.data_type)
             return Skip(_skipped(model, weight, f"stored as {stored} already, {name} would be no smaller"))
         writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
-        if kind == Tensor.FLOAT16 and not fits_float16(writing):
+        if kind == Tensor.FLOAT16 and not fits_float16(magnitude(writing.values())):
             return Skip(_skipped(model, weight, "its values exceed the range of float16"))
         edit = decode.write_float(writing, kind)
         return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)

@@ -151,7 +151,8 @@ def require(device: Device) -> None:
     Raises:
         RuntimeFailure: it cannot.
     """
-    require_provider(device, _ort().get_available_providers())
+    if device != "cpu":  # which is always there
+        require_provider(device, _ort().get_available_providers())
 
 
 def require_provider(device: Device, available: Collection[str]) -> None:

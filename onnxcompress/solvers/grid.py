@@ -17,97 +17,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxcompress.solvers.parallel import ordered
 from onnxcompress.solvers.sums import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from onnxcompress.solvers.groups import Grid, Groups
 
 Array = np.ndarray
 
 _SEARCH_FROM = 16384  # weights in a group, at eight bits
 _CHUNK = 1 << 18  # weights worked on at a time: they stay in the processor's cache
 _REFINEMENTS = 2
-
-
-@dataclass(frozen=True)
-class Grid:
-    """An integer grid: bits per weight and whether zero is its middle."""
-
-    bits: int
-    symmetric: bool = True
-
-    @property
-    def low(self) -> int:
-        """Smallest code. Eight bits leave −128 out: products of two of them would overflow in pairs."""
-        if not self.symmetric:
-            return 0
-        return -127 if self.bits == 8 else -(1 << (self.bits - 1))
-
-    @property
-    def high(self) -> int:
-        """Largest code."""
-        return (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of an unpacked code."""
-        return np.dtype(np.int8 if self.symmetric else np.uint8)
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Which weights share a scale: the weight seen with ``shape``, one scale for all along the axes ``shared``."""
-
-    shape: tuple[int, ...]
-    shared: tuple[int, ...]
-
-    @property
-    def scale_shape(self) -> tuple[int, ...]:
-        """Shape of the scales, which broadcast against ``shape``."""
-        return tuple(1 if i in self.shared else n for i, n in enumerate(self.shape))
-
-    @property
-    def members(self) -> int:
-        """Weights that share one scale."""
-        return math.prod(self.shape[i] for i in self.shared)
-
-
-def per_channel(dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
-    """One scale for each index along the axes ``own``; no own axes: one scale for the tensor."""
-    return Groups(dims, tuple(i for i in range(len(dims)) if i not in own))
-
-
-def per_block(dims: tuple[int, ...], own: tuple[int, ...], size: int) -> Groups:
-    """One scale for each block of ``size`` weights along the inputs of each channel.
-
-    The axes that are not ``own`` are flattened where they are adjacent; the last run of them is cut into blocks.
-    Where ``size`` does not divide it, its largest divisor below is taken; with none of 8 or more, `per_channel`.
-    """
-    runs: list[list[int]] = []  # adjacent axes of the same kind
-    for axis in range(len(dims)):
-        if runs and (runs[-1][-1] in own) == (axis in own):
-            runs[-1].append(axis)
-        else:
-            runs.append([axis])
-    inner = [i for i, run in enumerate(runs) if run[0] not in own]
-    if not inner:
-        return per_channel(dims, own)
-    length = math.prod(dims[a] for a in runs[inner[-1]])
-    block = next((d for d in range(min(size, length), 7, -1) if length % d == 0), 0)
-    if block == 0:
-        return per_channel(dims, own)
-    shape: list[int] = []
-    shared: list[int] = []
-    for index, run in enumerate(runs):
-        total = math.prod(dims[a] for a in run)
-        if index == inner[-1]:
-            shape += [total // block, block]
-            shared.append(len(shape) - 1)
-        else:
-            shape.append(total)
-            if index in inner:
-                shared.append(len(shape) - 1)
-    return Groups(tuple(shape), tuple(shared))
 
 
 @dataclass(frozen=True)
@@ -156,20 +78,23 @@ def quantize(
         scale, zero = _searched(view, grid, groups, low, high)
     scale = _storable(scale, scale_dtype or np.dtype(np.float32))
     codes = np.empty(groups.shape, grid.dtype)
-    noise = energy = 0.0
-    for rows in [slice(0, view.shape[0])] if keep_sums and 0 in groups.shared else _chunks(view.shape):
-        part = view[rows].astype(np.float32, copy=False)
+
+    def rounded(rows: slice) -> tuple[float, float]:
+        part = _part(view, rows)
         s, z = _rows(scale, rows, groups), None if zero is None else _rows(zero, rows, groups)
-        rounded = _round(part, s, z, grid)
+        near = _round(part, s, z, grid)
         if keep_sums:
-            rounded = _with_sums(part, rounded, s, z, grid, groups)
-        codes[rows] = rounded
+            near = _with_sums(part, near, s, z, grid, groups)
+        codes[rows] = near
         if z is not None:
-            rounded -= z
-        rounded *= s
-        rounded -= part
-        noise += float(np.vdot(rounded, rounded))
-        energy += float(np.vdot(part, part))
+            near -= z
+        near *= s
+        near -= part
+        return float(np.vdot(near, near)), float(np.vdot(part, part))
+
+    whole = keep_sums and 0 in groups.shared
+    sums = list(ordered(rounded, [slice(0, view.shape[0])] if whole else list(_chunks(view.shape))))
+    noise, energy = sum(n for n, _ in sums), sum(e for _, e in sums)
     stored_zero = None if zero is None else zero.astype(np.uint8)
     return Quantized(codes, scale, stored_zero, noise / energy if energy else 0.0)
 
@@ -194,7 +119,7 @@ def expected_error(weight: Array, grid: Grid, groups: Groups) -> float:
     view = np.asarray(weight).reshape(groups.shape)
     low, high = _ranges(view, groups)
     scale, _ = _max_scales(low, high, grid)
-    energy = sum(float(np.square(view[rows], dtype=np.float32).sum(dtype=np.float64)) for rows in _chunks(view.shape))
+    energy = sum(float(np.square(_part(view, rows)).sum(dtype=np.float64)) for rows in _chunks(view.shape))
     noise = float(np.square(scale, dtype=np.float64).sum()) * groups.members / 12
     return noise / energy if energy else 0.0
 
@@ -205,6 +130,12 @@ def _chunks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, min(start + step, shape[0]))
 
 
+def _part(view: Array, rows: slice) -> Array:
+    """Some rows as float32 at an aligned address: a small copy where the weight is mapped from a file."""
+    part: Array = np.require(view[rows], np.float32, "A")
+    return part
+
+
 def _rows(values: Array, rows: slice, groups: Groups) -> Array:
     return values if 0 in groups.shared else values[rows]
 
@@ -213,9 +144,12 @@ def _ranges(view: Array, groups: Groups) -> tuple[Array, Array]:
     """Least and greatest weight of each group; NaN where a weight is NaN."""
     low = np.full(groups.scale_shape, np.inf, np.float32)
     high = np.full(groups.scale_shape, -np.inf, np.float32)
-    for rows in _chunks(view.shape):
-        part = view[rows]
-        least, greatest = part.min(groups.shared, keepdims=True), part.max(groups.shared, keepdims=True)
+
+    def bounds(rows: slice) -> tuple[slice, Array, Array]:
+        part = _part(view, rows)
+        return rows, part.min(groups.shared, keepdims=True), part.max(groups.shared, keepdims=True)
+
+    for rows, least, greatest in ordered(bounds, list(_chunks(view.shape))):
         if 0 in groups.shared:
             np.minimum(low, least, out=low)
             np.maximum(high, greatest, out=high)
@@ -238,8 +172,9 @@ def _nonzero(scale: Array) -> Array:
 
 
 def _storable(scale: Array, dtype: np.dtype) -> Array:
-    stored = scale.astype(dtype)
-    return np.where(stored == 0, np.finfo(dtype).tiny, stored).astype(dtype) if dtype != np.float32 else stored
+    stored = np.clip(scale, -np.finfo(dtype).max, np.finfo(dtype).max).astype(dtype)
+    kept: Array = np.where(stored == 0, np.finfo(dtype).tiny, stored).astype(dtype) if dtype != np.float32 else stored
+    return kept
 
 
 def _round(part: Array, scale: Array, zero: Array | None, grid: Grid) -> Array:
@@ -298,7 +233,7 @@ def _accumulate(groups: Groups, rows: slice, total: Array, part: Array) -> None:
 def _error(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Array:
     total = np.zeros(groups.scale_shape, np.float64)
     for rows in _chunks(view.shape):
-        part = view[rows].astype(np.float32, copy=False)
+        part = _part(view, rows)
         s, z = _rows(scale, rows, groups), None if zero is None else _rows(zero, rows, groups)
         codes = _round(part, s, z, grid)
         if z is not None:
@@ -312,7 +247,7 @@ def _error(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Gr
 def _least_squares(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Array:
     product, square = np.zeros(groups.scale_shape), np.zeros(groups.scale_shape)
     for rows in _chunks(view.shape):
-        part = view[rows].astype(np.float32, copy=False)
+        part = _part(view, rows)
         s, z = _rows(scale, rows, groups), None if zero is None else _rows(zero, rows, groups)
         codes = _round(part, s, z, grid)
         if z is not None:
