@@ -1,8 +1,7 @@
 """Writing a model as a stream: tensors are computed and written one at a time, and the file appears at once.
 
-The size of every tensor follows from its dims and type, so the length prefixes of the graph and of whatever else
-encloses a large tensor are known before any value is. The file is written under a temporary name in the target
-folder, synced, and renamed: a reader sees the old model or the new one, never a part.
+The file is written under a temporary name in the target folder, synced, and renamed: a reader sees the old model or
+the new one, never a part.
 """
 
 from __future__ import annotations
@@ -14,150 +13,27 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
 
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
+from onnxcompress.graph.layout import Layout, Part, Values, size
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import FileRange
-from onnxcompress.graph.wire import field_head, little_endian
+from onnxcompress.graph.wire import little_endian
 
 SINGLE_FILE_LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB
 _ALIGNMENT = 4096  # external tensors start on pages, so that a runtime can map them
-_RAW_DATA = 9
 _OWN_DATA = re.compile(r"\.[0-9a-f]{16}\.data$")
 
 Told = Callable[[str, int], None]  # name and bytes of each large tensor as it is written
 
 
-@dataclass(frozen=True)
-class _Values:
-    """The place of a large tensor's values in the stream."""
-
-    tensor: Tensor
-    length: int
-
-
-_Part = bytes | _Values
-
-
-def _size(parts: list[_Part]) -> int:
-    return sum(len(p) if isinstance(p, bytes) else p.length for p in parts)
-
-
-class _Layout:
-    """The parts of a serialized model, in order."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def tensor(self, tensor: Tensor) -> list[_Part]:
-        if self.model.has_data(tensor):
-            return [tensor.SerializeToString(deterministic=True)]
-        head = Tensor()
-        head.CopyFrom(tensor)
-        del head.external_data[:]
-        head.ClearField("data_location")
-        length = self.model.nbytes(tensor)
-        return [
-            head.SerializeToString(deterministic=True) + field_head(_RAW_DATA, length),
-            _Values(tensor, length),
-        ]
-
-    def _field(self, number: int, parts: list[_Part]) -> Iterator[_Part]:
-        yield field_head(number, _size(parts))
-        yield from parts
-
-    def graph(self, graph: onnx.GraphProto) -> list[_Part]:
-        rest = onnx.GraphProto()
-        rest.CopyFrom(graph)
-        for name in ("initializer", "node", "sparse_initializer"):
-            rest.ClearField(name)
-        parts: list[_Part] = []
-        for node in graph.node:
-            parts += self._field(1, self.node(node))
-        parts.append(rest.SerializeToString(deterministic=True))
-        for tensor in graph.initializer:
-            parts += self._field(5, self.tensor(tensor))
-        for sparse in graph.sparse_initializer:
-            parts += self._field(15, self.sparse(sparse))
-        return parts
-
-    def sparse(self, sparse: onnx.SparseTensorProto) -> list[_Part]:
-        rest = onnx.SparseTensorProto(dims=sparse.dims)
-        parts: list[_Part] = [rest.SerializeToString(deterministic=True)]
-        parts += self._field(1, self.tensor(sparse.values))
-        parts += self._field(2, self.tensor(sparse.indices))
-        return parts
-
-    def node(self, node: onnx.NodeProto) -> list[_Part]:
-        if not any(_may_hold_tensors(a) for a in node.attribute):
-            return [node.SerializeToString(deterministic=True)]
-        rest = onnx.NodeProto()
-        rest.CopyFrom(node)
-        rest.ClearField("attribute")
-        parts: list[_Part] = [rest.SerializeToString(deterministic=True)]
-        for attribute in node.attribute:
-            parts += self._field(5, self.attribute(attribute))
-        return parts
-
-    def attribute(self, attribute: onnx.AttributeProto) -> list[_Part]:
-        if not _may_hold_tensors(attribute):
-            return [attribute.SerializeToString(deterministic=True)]
-        rest = onnx.AttributeProto()
-        rest.CopyFrom(attribute)
-        for name in ("t", "g", "tensors", "graphs", "sparse_tensor", "sparse_tensors"):
-            rest.ClearField(name)
-        parts: list[_Part] = [rest.SerializeToString(deterministic=True)]
-        if attribute.HasField("t"):
-            parts += self._field(5, self.tensor(attribute.t))
-        if attribute.HasField("g"):
-            parts += self._field(6, self.graph(attribute.g))
-        for tensor in attribute.tensors:
-            parts += self._field(10, self.tensor(tensor))
-        for graph in attribute.graphs:
-            parts += self._field(11, self.graph(graph))
-        if attribute.HasField("sparse_tensor"):
-            parts += self._field(22, self.sparse(attribute.sparse_tensor))
-        for sparse in attribute.sparse_tensors:
-            parts += self._field(23, self.sparse(sparse))
-        return parts
-
-    def function(self, function: onnx.FunctionProto) -> list[_Part]:
-        rest = onnx.FunctionProto()
-        rest.CopyFrom(function)
-        rest.ClearField("node")
-        parts: list[_Part] = [rest.SerializeToString(deterministic=True)]
-        for node in function.node:
-            parts += self._field(7, self.node(node))
-        return parts
-
-    def whole(self) -> list[_Part]:
-        proto = self.model.proto
-        rest = onnx.ModelProto()
-        rest.CopyFrom(proto)
-        rest.ClearField("graph")
-        rest.ClearField("functions")
-        parts: list[_Part] = [rest.SerializeToString(deterministic=True)]
-        parts += self._field(7, self.graph(proto.graph))
-        for function in proto.functions:
-            parts += self._field(25, self.function(function))
-        return parts
-
-
-def _may_hold_tensors(attribute: onnx.AttributeProto) -> bool:
-    kinds = onnx.AttributeProto
-    return attribute.type in (
-        kinds.TENSOR, kinds.GRAPH, kinds.TENSORS, kinds.GRAPHS, kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS
-    )  # fmt: skip
-
-
 def serialized_size(model: Model) -> int:
     """Bytes of the model as a single file."""
-    return _size(_Layout(model).whole())
+    return size(Layout(model).whole())
 
 
 def save(
@@ -186,7 +62,7 @@ def save(
     """
     with _spoken(path):
         if serialized_size(model) <= single_file_limit:
-            _write(model, path, _Layout(model).whole(), told, durable)
+            _write(model, path, Layout(model).whole(), told, durable)
         else:
             _save_external(model, path, stem or path.name, told, durable)
 
@@ -225,7 +101,7 @@ def _own_data(path: Path) -> set[Path]:
 
 def to_bytes(model: Model) -> bytes:
     """The model as one serialized message; for models that fit one."""
-    return b"".join(p if isinstance(p, bytes) else bytes(_values(model, p)) for p in _Layout(model).whole())
+    return b"".join(p if isinstance(p, bytes) else bytes(_values(model, p)) for p in Layout(model).whole())
 
 
 def _save_external(model: Model, path: Path, stem: str, told: Told | None, durable: bool) -> None:
@@ -257,7 +133,7 @@ def _save_external(model: Model, path: Path, stem: str, told: Told | None, durab
 def _write_external(model: Model, tensor: Tensor, file: BinaryIO, digest: hashlib._Hash, told: Told | None) -> None:
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     offset, length = file.tell(), model.nbytes(tensor)
-    values = _values(model, _Values(tensor, length))
+    values = _values(model, Values(tensor, length))
     file.write(values)
     digest.update(values)
     del tensor.external_data[:]
@@ -267,21 +143,21 @@ def _write_external(model: Model, tensor: Tensor, file: BinaryIO, digest: hashli
         told(tensor.name, length)
 
 
-def _values(model: Model, part: _Values) -> bytes | memoryview:
+def _values(model: Model, part: Values) -> bytes | memoryview:
     array = model.array(part.tensor)
     if model.nbytes(part.tensor) != array.nbytes:  # sub-byte types are packed on the way out
         return onnx.numpy_helper.from_array(array).raw_data
     return little_endian(array)
 
 
-def _write(model: Model, path: Path, parts: list[_Part], told: Told | None, durable: bool) -> None:
+def _write(model: Model, path: Path, parts: list[Part], told: Told | None, durable: bool) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part_file = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             for part in parts:
                 file.write(part if isinstance(part, bytes) else _values(model, part))
-                if told and isinstance(part, _Values):
+                if told and isinstance(part, Values):
                     told(part.tensor.name, part.length)
             _sync(file, durable)
         part_file.chmod(_default_mode())

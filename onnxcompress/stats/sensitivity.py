@@ -17,7 +17,7 @@ from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from onnxcompress.data.dataset import Feeds
     from onnxcompress.graph.model import Model
@@ -46,19 +46,7 @@ def damage(
     Raises:
         RuntimeFailure: the model does not load or run with these weights as inputs.
     """
-    twin = model.copy()
-    own: dict[str, Array] = {}
-    graph = twin.proto.graph
-    for index in reversed(range(len(graph.initializer))):
-        tensor = graph.initializer[index]
-        if tensor.name in trials:
-            own[tensor.name] = twin.array(tensor)
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-            del graph.initializer[index]
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        path = Path(folder) / "trials.onnx"
-        writer.save(twin, path, durable=False)
-        session = Session(path, threads=threads)
+    own, session = _watched(model, trials, threads)
     expected = session.run({**feeds, **own})
     progress.start("measuring which weights matter", len(trials))
     found = {}
@@ -67,6 +55,23 @@ def damage(
         found[name] = _worst(expected, session.run({**feeds, **own, name: values()}))
     progress.finish()
     return found
+
+
+def _watched(model: Model, names: Container[str], threads: int | None) -> tuple[dict[str, Array], Session]:
+    """The values of those initializers, and the model with them as inputs."""
+    twin = model.copy()
+    own: dict[str, Array] = {}
+    graph = twin.proto.graph
+    for index in reversed(range(len(graph.initializer))):
+        tensor = graph.initializer[index]
+        if tensor.name in names:
+            own[tensor.name] = twin.array(tensor)
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            del graph.initializer[index]
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        path = Path(folder) / "trials.onnx"
+        writer.save(twin, path, durable=False)
+        return own, Session(path, threads=threads)
 
 
 def _worst(expected: Mapping[str, object], found: Mapping[str, object]) -> float:
