@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,6 +13,9 @@ import pytest
 import onnxcompress
 from onnxcompress.errors import DataError, ModelError, RuntimeFailure, UsageError
 from tests.small_models import check_words, normal, outputs, proto, sqnr, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FAST: dict[str, Any] = {"seconds": 0.02}
 TEXT = "g (float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, first) r = Relu(h) y = MatMul(r, second) }"

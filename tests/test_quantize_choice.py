@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,6 +14,9 @@ from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.passes.quantize import Quantize
 from onnxcompress.report import LayerRecord, Report  # noqa: TC001
 from tests.small_models import Arrays, check_words, normal, operators, outputs, proto, sqnr, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TWO = "g (float[5, 64] x) => (float[5, 32] y) { h = MatMul(x, first) r = Relu(h) y = MatMul(r, second) }"
 

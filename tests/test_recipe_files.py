@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import jsonschema
 import pytest
@@ -20,6 +19,9 @@ from onnxcompress.passes.simplify import Simplify
 from onnxcompress.recipe import Recipe, json_schema, ready_names
 from onnxcompress.verify.budgets import Budgets
 from tests.small_models import check_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = json_schema()
 fractions = st.none() | st.floats(0, 1)

@@ -70,13 +70,7 @@ def quantize(
         ValueError: a weight is not finite.
     """
     view = np.asarray(weight).reshape(groups.shape)
-    low, high = _ranges(view, groups)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError("weights are not finite")
-    scale, zero = _max_scales(low, high, grid)
-    if grid.bits < 8 or groups.members >= _SEARCH_FROM:
-        scale, zero = _searched(view, grid, groups, low, high)
-    scale = _storable(scale, scale_dtype or np.dtype(np.float32))
+    scale, zero = _scales(view, grid, groups, scale_dtype or np.dtype(np.float32))
     codes = np.empty(groups.shape, grid.dtype)
 
     def rounded(rows: slice) -> tuple[float, float]:
@@ -97,6 +91,18 @@ def quantize(
     noise, energy = sum(n for n, _ in sums), sum(e for _, e in sums)
     stored_zero = None if zero is None else zero.astype(np.uint8)
     return Quantized(codes, scale, stored_zero, noise / energy if energy else 0.0)
+
+
+def _scales(view: Array, grid: Grid, groups: Groups, dtype: np.dtype) -> tuple[Array, Array | None]:
+    """Scales as they will be stored, and zero points."""
+    low, high = _ranges(view, groups)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError("weights are not finite")
+    if grid.bits < 8 or groups.members >= _SEARCH_FROM:
+        scale, zero = _searched(view, grid, groups, low, high)
+    else:
+        scale, zero = _max_scales(low, high, grid)
+    return _storable(scale, dtype), zero
 
 
 def _with_sums(part: Array, codes: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Array:
