@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxcompress.errors import ModelError, OnnxCompressError
 from onnxcompress.graph import writer
+from onnxcompress.graph.interface import interface
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.wire import LARGE, cut, encode_varint, field_head
 from tests.small_models import check_words, examples, normal, proto
@@ -302,6 +303,26 @@ def test_a_comment_may_hold_anything(tmp_path: Path) -> None:
     model.doc_string = "comment"
     data = model.SerializeToString().replace(b"comment", b"c\xffmment")
     assert b"c\xffmment" in through(data, tmp_path).SerializeToString()
+
+
+@pytest.mark.parametrize("place", ["input", "output", "small weight", "large weight", "constant"])
+def test_types_that_nobody_knows_are_refused(tmp_path: Path, place: str) -> None:
+    model = proto("g (float[4] x) => (float[n] y) { k = Constant<value = float[1] {1}>() z = Add(x, w) y = Add(z, k) }")
+    size = 1000 if place == "large weight" else 4
+    model.graph.initializer.append(numpy_helper.from_array(normal(size), "w"))
+    weight = model.graph.initializer[0]
+    constant = model.graph.node[0].attribute[0].t
+    for kind, tensor in (("weight", weight), ("constant", constant)):
+        if place.endswith(kind):
+            tensor.data_type = 99
+    for kind, info in (("input", model.graph.input[0]), ("output", model.graph.output[0])):
+        if place == kind:
+            info.type.tensor_type.elem_type = 99
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="99") as caught:
+        interface(Model.open(path).proto)
+    check_words(caught.value)
 
 
 def test_nesting_has_an_end() -> None:

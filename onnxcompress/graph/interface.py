@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxcompress.errors import ModelError
+
 Dim = int | str | None  # a fixed size, a named dynamic size, or unknown
 
 
@@ -29,11 +31,24 @@ class Interface:
     outputs: tuple[ValueSpec, ...]
 
 
+def unknown_type(name: str, number: int) -> ModelError:
+    """The error for a type of elements that the installed onnx does not know."""
+    return ModelError(
+        f"{name!r} has elements of the unknown type {number}", "Install the newest onnx, or export again."
+    )
+
+
 def value_spec(info: onnx.ValueInfoProto) -> ValueSpec:
-    """The type and shape of one graph input or output."""
+    """The type and shape of one graph input or output.
+
+    Raises:
+        ModelError: the type is unknown.
+    """
     if not info.type.HasField("tensor_type"):
         return ValueSpec(info.name, None, 0, None)
     tensor = info.type.tensor_type
+    if tensor.elem_type not in onnx.TensorProto.DataType.values():
+        raise unknown_type(info.name, tensor.elem_type)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else None
     shape: tuple[Dim, ...] | None = None
     if tensor.HasField("shape"):

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.graph import external
+from onnxcompress.graph.interface import unknown_type
 from onnxcompress.graph.payload import Computed, FileRange, Payload, stored_bytes
 from onnxcompress.graph.wire import LARGE, PAYLOAD_KEY, cut
 
@@ -74,6 +75,8 @@ class Model:
         """Check what a tensor declares against what there is, and note its external data."""
         if min(tensor.dims, default=0) < 0:
             raise ModelError(f"the tensor {tensor.name!r} has a negative dimension", "The file is damaged.")
+        if tensor.data_type not in Tensor.DataType.values():
+            raise unknown_type(tensor.name, tensor.data_type)
         payload = self._payload(tensor)
         if payload is None and tensor.data_location == Tensor.EXTERNAL:
             if self.path is None:
