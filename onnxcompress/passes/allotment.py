@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from onnxcompress.passes.grouping import Draft, Grouping
 
-_AIM = 0.2695  # of the original's bytes, for the whole file
-_LEAST = 0.0025  # of the weights' bytes that may be spent in any case
-_NODES = 200  # bytes of the nodes that decode a weight, roughly
+_AIM = 0.268  # of the original's bytes, for the whole file
+_NODES = 300  # bytes of the nodes that decode a weight, roughly
 _BLOCKS = (128, 64, 32)
 _HALF_ERROR = 2.0**-24 / 3  # of rounding to float16, eleven significant bits
 _SAMPLE = 1 << 20  # weights of a tensor from which its error is judged
@@ -53,7 +52,7 @@ def spare(model: Model, drafts: Sequence[Draft]) -> int:
     whole = writer.serialized_size(model)
     weights = sum(d.original_nbytes for d in drafts)
     base = whole - weights + sum(d.nbytes + _NODES for d in drafts)
-    return max(int(_AIM * whole) - base, int(_LEAST * weights))
+    return max(int(_AIM * whole) - base, 0)
 
 
 def ladder(grouping: Grouping, draft: Draft) -> Ladder:

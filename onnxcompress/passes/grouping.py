@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 _DEFAULT_BLOCK = {8: 0, 4: 32, 2: 16}
-_FEW_MEMBERS = 256  # groups below this have scales that count, which are stored as float16
+_MANY_MEMBERS = 4096  # groups from this on have scales that do not count
+_FEW_SCALES = 50  # below, the Cast that float16 takes costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def _best_axis(values: np.ndarray) -> tuple[int, ...]:
 
 def _scale_dtype(writing: Writing, peak: float | None = None) -> np.dtype:
     """float16 where scales count and float16 holds them as normal numbers, else float32."""
-    if writing.groups.members >= _FEW_MEMBERS:
+    groups = writing.groups
+    if groups.members >= _MANY_MEMBERS or math.prod(groups.scale_shape) < _FEW_SCALES:
         return np.dtype(np.float32)
     largest = (magnitude(writing.values()) if peak is None else peak) / max(writing.grid.high, 1)
     safe = 1e-3 < largest < 6e4
