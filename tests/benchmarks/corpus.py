@@ -21,6 +21,7 @@ from onnxcompress.runtime.timing import Callers, paired
 from onnxcompress.verify.facts import model_files
 from tests.benchmarks.corpus_row import MOST_BYTES, MOSTLY, Interval, Row, cells, report
 from tests.benchmarks.measure import Failed, copy_seconds, run, tool
+from tests.benchmarks.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ def _row(name: str, folder: Path, settings: Settings) -> Row:
         before=found["original"][metric],
         after=found["candidate"][metric],
         items=found["n"],
-        agreement=_agreement(original, compressed, calls),
+        agreement=_agreement(original, compressed, calls) if _wants_agreement(name) else None,
         latency=tuple(_latency(original, compressed, calls, threads, settings.seconds) for threads in (1, 2)),
         seconds=ran.seconds,
         copies=ran.seconds / median(copies),
@@ -120,6 +121,11 @@ def _float_share(path: Path) -> float:
     model = Model.open(path)
     weights = sum(model.nbytes(t) for t in model.tensors() if t.data_type == _FLOAT and len(t.dims) > 1)
     return weights / sum(file.stat().st_size for file in model_files(model))
+
+
+def _wants_agreement(name: str) -> bool:
+    """Whether other tools were judged by it; elsewhere the last axis may be rows of pixels."""
+    return any(peer.agreement is not None for peer in PEERS.get(name, ()))
 
 
 def _agreement(original: Path, compressed: Path, calls: Sequence[Feeds]) -> float | None:
