@@ -104,10 +104,15 @@ def quantized(writing: Writing, scale_dtype: np.dtype | None = None) -> Quantize
     try:
         return quantize(writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
     except ValueError as error:
-        label = writing.weight.label
-        raise ModelError(
-            f"the weight {label!r} holds NaN or infinity", f"Mend the model, or leave it out: --exclude {label!r}."
-        ) from error
+        raise not_finite(writing.weight) from error
+
+
+def not_finite(weight: Weight) -> ModelError:
+    """The error for a weight that holds NaN or infinity."""
+    label = weight.label
+    return ModelError(
+        f"the weight {label!r} holds NaN or infinity", f"Mend the model, or leave it out: --exclude {label!r}."
+    )
 
 
 def codes_of(writing: Writing, scale_dtype: np.dtype | None = None) -> Codes:

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.forms import decode
 from onnxcompress.forms.assemble import Assembled, assemble
-from onnxcompress.forms.base import Writing, float_name
+from onnxcompress.forms.base import Writing, float_name, not_finite
 from onnxcompress.forms.product import features, product
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import Weight, is_layer, weights
@@ -189,7 +189,10 @@ class Quantize:
             stored = float_name(weight.tensor.data_type)
             return Skip(_skipped(model, weight, f"stored as {stored} already, {name} would be no smaller"))
         writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
-        if kind == Tensor.FLOAT16 and not fits_float16(magnitude(writing.values())):
+        peak = magnitude(writing.values())
+        if not math.isfinite(peak):
+            raise not_finite(weight)
+        if kind == Tensor.FLOAT16 and not fits_float16(peak):
             return Skip(_skipped(model, weight, "its values exceed the range of float16"))
         edit = decode.write_float(writing, kind)
         return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
