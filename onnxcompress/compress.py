@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from onnxcompress import inputs, pipeline, provenance
 from onnxcompress.data.options import DataOptions
-from onnxcompress.errors import ModelError, UsageError
+from onnxcompress.errors import ModelError, RuntimeFailure, UsageError
 from onnxcompress.graph import writer
 from onnxcompress.graph.model import Model
 from onnxcompress.passes.base import PlanningPass
@@ -24,7 +24,7 @@ from onnxcompress.report import LayerRecord, Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
 from onnxcompress.verify.budgets import Budgets, judge
-from onnxcompress.verify.facts import model_facts, size_bytes
+from onnxcompress.verify.facts import model_facts, model_files, size_bytes
 from onnxcompress.verify.preflight import preflight
 from onnxcompress.verify.structure import structure_checks
 from onnxcompress.verify.verify import Verification, VerifyOptions, verify
@@ -101,6 +101,8 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
     require(options.device)
     source, made = Model.open(original), Model.open(compressed)
     data, notes = inputs.find(source, options, run=True)
+    if data is None:
+        raise RuntimeFailure(f"there is nothing to compare: {notes[-1]}", "Give --data that the original runs on.")
     found = verify(original, compressed, data, _verify_options(options, budgets), options.progress)
     report = Report(
         provenance.tool(), machine_facts(), Recipe.of((), budgets).resolved(), options.seed,
@@ -236,10 +238,13 @@ def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
     """
     tag = recipe.name or recipe.steps[-1].tag
     target = options.output or path.with_name(f"{path.stem}.{tag}.onnx")
-    if target.is_dir():
-        raise UsageError(f"the output {target} is a folder", "Give a file name with -o.")
-    if target.exists() and target.resolve() == path.resolve():
+    if target.exists() and not target.is_file():
+        raise UsageError(f"the output {target} is no ordinary file", "Give a file name with -o.")
+    used = {file.resolve() for file in (path, *model_files(Model.open(path)))}
+    if target.exists() and target.resolve() in used:
         raise UsageError("the output is the input", "Give another name with -o; the input is never changed.")
+    if options.data is not None and options.data.resolve() in (target.resolve(), *target.resolve().parents):
+        raise UsageError(f"the output {target} would lie in the data", "Give another name or folder with -o.")
     if options.dry_run:
         return target
     if target.exists() and not options.force:

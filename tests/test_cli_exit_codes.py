@@ -55,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None], Run
         (OSError(errno.ENOSPC, "No space left on device", "x"), 4, "error: the disk is full\nhint: "),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: /x: Permission denied\nhint: "),
         (KeyboardInterrupt(), 130, "error: interrupted\nhint: "),
-        (ValueError("a\nb"), 1, "error: internal error: ValueError: a\\nb\nhint: Run it again with --debug"),
+        (ValueError("a\nb"), 4, "error: internal error: ValueError: a\\nb\nhint: Run it again with --debug"),
         (ModelError("evil\x1b[2J\nname", ""), 3, "error: evil\\x1b[2J\\nname\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

@@ -53,8 +53,8 @@ def stored(model: onnx.ModelProto) -> dict[str, np.ndarray]:
         ("u = Add(x, k)", np.full((1, 64), -1e38, np.float32), "read by Add"),  # an attention mask
         ("u = Where(m, x, k)", normal(5, 64), "read by Where"),
         ("u = LayerNormalization(x, k)", normal(64), "read by LayerNormalization"),
-        ("e = Unsqueeze(x, axes) u = Conv(e, c, k)", normal(2048), "read by Conv"),  # its bias
-        ("u = Gemm(x, v, k)", normal(1, 2048), "read by Gemm"),
+        ("e = Unsqueeze(x, axes) u = Conv(e, c, k)", normal(2048), "bias or state of Conv"),  # its bias
+        ("u = Gemm(x, v, k)", normal(1, 2048), "bias or state of Gemm"),
         ("u = MatMul(x, k)", normal(64, 8), "tiny"),
         ("u = Identity(x)", normal(64, 48), "nothing reads it"),
         ("u = MatMul(x, k) v = Shape(k)", normal(64, 48), "override"),

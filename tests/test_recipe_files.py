@@ -40,16 +40,18 @@ patterns = st.lists(st.text(max_size=6), max_size=3).map(tuple)
 @st.composite
 def quantizers(draw: st.DrawFn) -> Quantize:
     options: dict[str, Any] = {
-        "bits": draw(st.sampled_from([8, 4, 2])),
         "scheme": draw(st.sampled_from(["auto", "weight-only", "float16", "bfloat16"])),
-        "symmetric": draw(st.booleans()),
         "target": draw(st.sampled_from(["cpu", "cuda", "portable"])),
-        "activation_bits": draw(st.sampled_from([None, 16, 8])),
         "include": draw(patterns),
         "exclude": draw(patterns),
         "requantize": draw(st.booleans()),
         "tune": draw(st.booleans()),
     }
+    if options["scheme"] in ("float16", "bfloat16"):
+        return Quantize(**options)
+    options |= {"bits": draw(st.sampled_from([8, 4, 2])), "symmetric": draw(st.booleans())}
+    if options["scheme"] == "auto":
+        options["activation_bits"] = draw(st.sampled_from([None, 16, 8]))
     if draw(st.booleans()):
         options["per_tensor"] = True
     else:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -61,8 +62,16 @@ def _root(
     pass
 
 
+def _interrupt(*_: object) -> None:
+    """End as Ctrl-C does, so that what is half done is taken away."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line and exit."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -90,7 +99,7 @@ def _tell(problem: Exception, arguments: Sequence[str]) -> int:
     error = intended(problem)
     if error is None:
         what = f"internal error: {type(problem).__name__}: {problem}"
-        error = OnnxCompressError(what, "Run it again with --debug, and report what it shows.")
+        error = RuntimeFailure(what, "Run it again with --debug, and report what it shows.")
     _say(error.message, error.hint, arguments)
     return error.exit_code
 
@@ -124,13 +133,15 @@ def _say(message: str, hint: str, arguments: Sequence[str]) -> None:
     sys.stderr.write(f"error: {safe(message)}\n" + (f"hint: {safe(hint)}\n" if hint else ""))
     sys.stderr.flush()
     stdout_taken = "-" in arguments or "--json=-" in arguments
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError, AttributeError):  # standard output may be closed, full, or gone
         (sys.stderr if stdout_taken else sys.stdout).write(broken(message) + "\n")
 
 
 def _flush() -> None:
     """Write out what is left; a reader that went away is no failure of the work that was done."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -70,6 +70,10 @@ class ReportFlags:
         for path in self.files():
             if path.resolve() in used:
                 raise UsageError(f"the report would overwrite {path}", "Give the report a name of its own.")
+            if path.is_file() and path.suffix.lower() != ".json":
+                raise UsageError(
+                    f"the report would overwrite {path}, which is no .json file", "Give the report a name of its own."
+                )
             if path.is_dir() or not path.resolve().parent.is_dir():
                 raise UsageError(f"the report cannot be written to {path}", "Give a file in a folder that exists.")
 

@@ -21,7 +21,7 @@ from onnxcompress.forms.assemble import Assembled, assemble
 from onnxcompress.forms.base import Writing, float_name, not_finite
 from onnxcompress.forms.product import features, product
 from onnxcompress.graph.edit import Namer
-from onnxcompress.graph.layers import Weight, is_layer, weights
+from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.graph.scopes import Scopes
@@ -97,6 +97,14 @@ class Quantize:
             )
         if self.block_size and self.per_tensor:
             raise UsageError("blocks and one scale per tensor exclude each other", "Give one of the two options.")
+        if self.scheme in ("float16", "bfloat16"):
+            if self.bits != 8 or self.block_size or self.per_tensor or not self.symmetric:
+                raise UsageError(
+                    f"{self.scheme} has no bits, blocks, scales or zero points to choose",
+                    "Leave those options out, or use --scheme weight-only.",
+                )
+        elif self.scheme == "weight-only" and self.activation_bits is not None:
+            raise UsageError("with --scheme weight-only activations are not quantized", "Leave --activation-bits out.")
         if self.scheme == "dynamic" and (self.bits != 8 or not self.symmetric or self.block_size):
             raise UsageError(
                 "dynamic quantization needs symmetric weights of 8 bits with one scale per channel",
@@ -240,7 +248,8 @@ def _unfit(weight: Weight) -> str | None:
     if not weight.leaves:
         return "nothing reads it"
     if not any(is_layer(leaf) for leaf in weight.leaves):
-        return f"no weight of a layer: read by {weight.op}"
+        biases = all(leaf.op in LAYER_INPUTS for leaf in weight.leaves)
+        return f"bias or state of {weight.op}" if biases else f"no weight of a layer: read by {weight.op}"
     if weight.elements < _TINY:
         return f"tiny: fewer than {_TINY} values"
     if len(weight.dims) < 2:

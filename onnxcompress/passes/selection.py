@@ -28,7 +28,7 @@ class Selection:
                 if not any(_matches(w, pattern) for w in weights):
                     raise UsageError(
                         f"{option} {pattern!r} matches no weight and no node that reads one",
-                        "See the names with --dry-run; * and ? stand for any characters.",
+                        "See the names with --dry-run --verbose; * and ? stand for any characters.",
                     )
 
     def reason(self, weight: Weight) -> str | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from onnxcompress.report import BudgetResult, Report
+    from onnxcompress.report import BudgetResult, Latency, Report
 
 NAME = "onnxcompress"
 
@@ -48,6 +48,12 @@ def _failure(budget: BudgetResult) -> str:
     return " ".join(parts)
 
 
+def _speed(latency: Latency) -> str:
+    if latency.speedup_high < 1:
+        return f"SLOWER: {latency.speedup:.2f}x"
+    return f"as fast ({latency.speedup:.2f}x)" if latency.speedup_low <= 1 else f"{latency.speedup:.2f}x faster"
+
+
 def _figures(report: Report) -> Iterator[str]:
     before, after = report.original.size_bytes, report.compressed
     if after is not None:
@@ -55,10 +61,11 @@ def _figures(report: Report) -> Iterator[str]:
         if 0 < after.size_bytes < before:
             yield f"{before / after.size_bytes:.2f}x smaller"
     if report.fidelity is not None:
-        yield f"SQNR {words.decibels(report.fidelity.sqnr_db)}"
+        made_up = " on synthetic inputs" if report.fidelity.data == "synthetic" else ""
+        yield f"SQNR {words.decibels(report.fidelity.sqnr_db)}{made_up}"
     for name, metric in report.metrics.items():
         yield f"{words.safe(name, 40)} {metric.original:.4f} to {metric.compressed:.4f}"
     if report.latency is not None:
-        yield f"latency {report.latency.speedup:.2f}x"
+        yield _speed(report.latency)
     elif report.fidelity is None and after is not None:
         yield "not verified"

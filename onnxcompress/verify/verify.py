@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Verification", "VerifyOptions", "verify"]
 
+_POOR_DB = 15.0  # SQNR below which a result is pointed out
 _RELOAD_SHARE = 0.1  # of the time for latency, which loading both models once more may cost
 
 
@@ -168,8 +169,15 @@ class _Verifier:
         self.checks.append(BudgetResult("runs", "runs", "runs", ok=True))
         self.checks.append(BudgetResult("finite", 0.0, float(self.outcome.bad), self.outcome.bad == 0))
         require_judgeable(self.options.budgets, self.outcome.fidelity, bool(self.outcome.metrics))
+        self._warn(self.outcome.fidelity)
         if self.options.latency:
             self._time(first, second)
+
+    def _warn(self, fidelity: Fidelity) -> None:
+        """Point out a result that is far from the original, which is no failure unless a budget makes it one."""
+        if fidelity.sqnr_db < _POOR_DB:
+            what = f"LOW FIDELITY to the original: {fidelity.sqnr_db:.1f} dB"
+            self.notes.insert(0, f"{what}; a budget such as --min-sqnr {_POOR_DB:.0f} refuses such a result")
 
     def _time(self, first: Session, second: Session) -> None:
         self.progress.start("timing both models")
