@@ -29,7 +29,9 @@ class WriteFlags:
     )
     force: Annotated[bool, Option("--force", help="Overwrite the output if it exists.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Show the plan with predicted sizes and write nothing.")] = False
-    no_verify: Annotated[bool, Option("--no-verify", help="Do not compare the result with the original.")] = False
+    no_verify: Annotated[
+        bool, Option("--no-verify", help="Do not run the models: nothing is compared or measured.")
+    ] = False
 
 
 @dataclass(frozen=True)
