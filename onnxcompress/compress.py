@@ -257,22 +257,23 @@ def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
 
 
 def _refuse_idle(ran: list[pipeline.Ran]) -> None:
-    """Refuse a model in which no planning pass found anything to do.
+    """Refuse a run of which a planning pass found nothing to do.
 
     Raises:
         ModelError: nothing would change.
     """
-    plans = [r for r in ran if isinstance(r.step, PlanningPass)]
-    if not plans or any(o.record.status == "done" for r in plans for o in r.outcomes):
-        return
-    records: list[LayerRecord] = [o.record for r in plans for o in r.outcomes]
-    if not records:
-        raise ModelError("the model holds no weights", "There is nothing to compress in it.")
-    reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
-    raise ModelError(
-        f"none of the {len(records)} stored float tensors can be compressed: {'; '.join(list(reasons)[:3])}",
-        "See --dry-run --verbose for each tensor, and the options of the verb.",
-    )
+    for step in (r for r in ran if isinstance(r.step, PlanningPass)):
+        records: list[LayerRecord] = [o.record for o in step.outcomes]
+        if any(record.status == "done" for record in records):
+            continue
+        if not records:
+            raise ModelError("the model holds no weights", "There is nothing to compress in it.")
+        reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
+        why = "; ".join(list(reasons)[:3])
+        raise ModelError(
+            f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
+            "See --dry-run --verbose for each tensor, and the options of the verb.",
+        )
 
 
 def _size_for(budgets: Budgets, after: int, before: int) -> float:

@@ -339,3 +339,16 @@ def test_the_model_that_was_opened_is_not_changed_by_a_run(tmp_path: Path) -> No
     run(model, [Quantize()], Environment())
     assert writer.to_bytes(model) == before
     assert np.isfinite(model.array(model.proto.graph.initializer[0])).all()
+
+
+def test_a_step_that_finds_nothing_to_do_is_refused(model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "twice.toml"
+    recipe.write_text('[[steps]]\npass = "quantize"\n\n[[steps]]\npass = "quantize"\nbits = 4\n')
+    with pytest.raises(ModelError, match="can be compressed by quantize"):
+        onnxcompress.compress(model, recipe, **FAST)
+    assert files(tmp_path).keys() == {"model.onnx", "twice.toml"}
+
+
+def test_the_output_is_no_device(model: Path) -> None:
+    with pytest.raises(UsageError, match="no ordinary file"):
+        onnxcompress.quantize(model, "/dev/null", force=True, **FAST)

@@ -90,7 +90,7 @@ def quantize(
         return float(np.vdot(near, near)), float(np.vdot(part, part))
 
     parts = [slice(0, view.shape[0])] if keep_sums and 0 in groups.shared else list(_chunks(view.shape))
-    judged = {rows.start for rows in parts[:: -(-len(parts) // _JUDGED)]}
+    judged = {rows.start for rows in parts[:: max(1, -(-len(parts) // _JUDGED))]}
     sums = list(ordered(rounded, parts))
     noise, energy = sum(n for n, _ in sums), sum(e for _, e in sums)
     stored_zero = None if zero is None else zero.astype(np.uint8)
