@@ -175,7 +175,7 @@ class _Run:
         if not self.options.verify:
             made = Model.open(self.candidate)
             size: dict[str, float | None] = {
-                "max_size": _size_for(self.recipe.budgets, size_bytes(made), size_bytes(self.source))
+                "max_size": self.recipe.budgets.counted_size(size_bytes(made), size_bytes(self.source))
             }
             checks = (*structure_checks(self.source, made), *judge(self.recipe.budgets, size))
             return Verification(None, None, {}, checks, ("not verified: --no-verify",), all(c.ok for c in checks))
@@ -274,8 +274,3 @@ def _refuse_idle(ran: list[pipeline.Ran]) -> None:
             f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
             "See --dry-run --verbose for each tensor, and the options of the verb.",
         )
-
-
-def _size_for(budgets: Budgets, after: int, before: int) -> float:
-    """The size as the budget counts it: a fraction of the original up to 1, else bytes."""
-    return after / before if (budgets.max_size or 0) <= 1 else float(after)

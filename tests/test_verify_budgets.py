@@ -35,8 +35,8 @@ def test_sizes(text: str, value: float) -> None:
 
 
 def test_one_byte_is_no_fraction() -> None:
-    assert Budgets(max_size=parse_size("1B")).size_limit(1000) == pytest.approx(1)
-    assert Budgets(max_size=parse_size("1")).size_limit(1000) == 1000
+    assert Budgets(max_size=parse_size("1B")).counted_size(500, 1000) == 500
+    assert Budgets(max_size=parse_size("1")).counted_size(500, 1000) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("text", "value"), [("1.5", 1.5), ("2x", 2.0), ("1.2×", 1.2)])

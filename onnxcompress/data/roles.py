@@ -14,8 +14,6 @@ from onnxcompress.data.fit import fixed, kind
 from onnxcompress.data.slots import SLOTS, Fill
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from onnxcompress.data.trace import Facts
     from onnxcompress.graph.interface import Dim, ValueSpec
 
@@ -149,8 +147,3 @@ def _is_audio(name: str, spec: ValueSpec, facts: Facts) -> bool:
     if last is not None:
         return last >= 512 and facts.reaches("Conv", "STFT", "DFT")
     return -1 % len(shape) not in facts.sizes and facts.reaches("Conv", "STFT", "DFT", "Pad")
-
-
-def by_name(inputs: Mapping[str, Traced], role: Role) -> list[Traced]:
-    """All inputs of one role, in order."""
-    return [t for t in inputs.values() if t.role is role]

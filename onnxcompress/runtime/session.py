@@ -108,12 +108,6 @@ class Session:
         self._names = [o.name for o in self.outputs]
         self._raw = any(p.type in _NO_NUMPY_TYPE for p in (*self.inputs, *self.outputs))
 
-    @property
-    def device_facts(self) -> dict[str, Any]:
-        """Where the model runs, and which nodes ONNX Runtime placed on the CPU by itself."""
-        provider = _PROVIDERS[self.device]
-        return {"device": self.device, "provider": provider, "nodes_on_cpu": list(self.nodes_on_cpu)}
-
     def run(self, feeds: Feeds) -> dict[str, Any]:
         """The outputs by name: arrays; lists of values for sequences; None for an optional that is empty.
 

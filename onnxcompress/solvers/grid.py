@@ -240,14 +240,22 @@ def _accumulate(groups: Groups, rows: slice, total: Array, part: Array) -> None:
         total[rows] = part
 
 
-def _error(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Array:
-    total = np.zeros(groups.scale_shape, np.float64)
+def _rounded(
+    view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups
+) -> Iterator[tuple[slice, Array, Array, Array]]:
+    """Rows of a weight with their values, scales, and codes less the zero point."""
     for rows in _chunks(view.shape):
         part = _part(view, rows)
         s, z = _rows(scale, rows, groups), None if zero is None else _rows(zero, rows, groups)
         codes = _round(part, s, z, grid)
         if z is not None:
             codes -= z
+        yield rows, part, s, codes
+
+
+def _error(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Array:
+    total = np.zeros(groups.scale_shape, np.float64)
+    for rows, part, s, codes in _rounded(view, scale, zero, grid, groups):
         codes *= s
         codes -= part
         _accumulate(groups, rows, total, np.square(codes, out=codes).sum(groups.shared, keepdims=True))
@@ -256,12 +264,7 @@ def _error(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Gr
 
 def _least_squares(view: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Array:
     product, square = np.zeros(groups.scale_shape), np.zeros(groups.scale_shape)
-    for rows in _chunks(view.shape):
-        part = _part(view, rows)
-        s, z = _rows(scale, rows, groups), None if zero is None else _rows(zero, rows, groups)
-        codes = _round(part, s, z, grid)
-        if z is not None:
-            codes -= z
+    for rows, part, _, codes in _rounded(view, scale, zero, grid, groups):
         _accumulate(groups, rows, product, (codes * part).sum(groups.shared, keepdims=True))
         _accumulate(groups, rows, square, np.square(codes).sum(groups.shared, keepdims=True))
     return np.where(square > 0, product / np.maximum(square, 1e-30), scale).astype(np.float32)

@@ -38,11 +38,9 @@ class Budgets:
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} is {value:g}", f"Give a value from {low:g} to {high:g}.")
 
-    def size_limit(self, original_bytes: int) -> float | None:
-        """The largest size in bytes."""
-        if self.max_size is None:
-            return None
-        return self.max_size * original_bytes if self.max_size <= 1 else self.max_size
+    def counted_size(self, compressed_bytes: int, original_bytes: int) -> float:
+        """A size as its limit counts it: a fraction of the original's where the limit is one, else bytes."""
+        return compressed_bytes / original_bytes if (self.max_size or 0) <= 1 else float(compressed_bytes)
 
     @property
     def asked(self) -> dict[str, float]:

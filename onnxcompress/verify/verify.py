@@ -200,9 +200,8 @@ class _Verifier:
 
     def _measured(self, fidelity: Fidelity | None) -> dict[str, float | None]:
         before, after = (size_bytes(model) for model in self.models)
-        fraction = (self.options.budgets.max_size or 0) <= 1
         found: dict[str, float | None] = {
-            "max_size": after / before if fraction else float(after),
+            "max_size": self.options.budgets.counted_size(after, before),
             "min_speedup": self.latency.speedup if self.latency else None,
         }
         if fidelity:
