@@ -28,10 +28,54 @@ MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
+class Codebook:
+    """A weight as places in a table: ``indices`` (vectors,), ``table`` (entries, length), ``scale`` or None."""
+
+    indices: np.ndarray
+    table: np.ndarray
+    scale: np.ndarray | None
+    error: float
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a weight becomes a codebook.
+
+    ``order``: the stored axes in the order in which vectors of ``length`` weights run through them, the last one
+    fastest; rows first and inputs last where it is that of `rows.rows_of`. ``groups``: the weight seen in that order,
+    with a scale for each group, or None for no scales. ``solve`` takes the weight in that order, (rows, inputs) or
+    whatever axes it has.
+    """
+
+    bits: int
+    entries: int
+    length: int
+    order: tuple[int, ...]
+    groups: Groups | None
+    solve: Callable[[np.ndarray], Codebook]
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A product of thin matrices that is added to a decoded weight: W = Ŵ + A·B.
+
+    ``factors`` gives A (rows, rank) and B (rank, inputs), which are stored as float16; ``order`` and ``rows`` are
+    those of `rows.rows_of`.
+    """
+
+    order: tuple[int, ...]
+    rows: int
+    rank: int
+    factors: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Writing:
     """One weight on its way into a form. ``flipped``: a matrix that is stored as its transpose from now on.
 
-    ``keep_sums``: its rounding errors are to cancel within each group.
+    ``keep_sums``: its rounding errors are to cancel within each group. ``solve`` finds the codes in place of rounding,
+    from the values and the type of the scales. ``outliers``: the inputs that the split form leaves in float, ascending.
+    ``residual``: what is added to the decoded weight. ``codebook``: the weight is stored so instead of on the grid.
     """
 
     model: Model
@@ -41,6 +85,10 @@ class Writing:
     namer: Namer
     flipped: bool = False
     keep_sums: bool = False
+    solve: Callable[[np.ndarray, np.dtype | None], Quantized] | None = None
+    outliers: tuple[int, ...] = ()
+    residual: Residual | None = None
+    codebook: Coding | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -55,29 +103,34 @@ class Writing:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reader of a stored weight needs: constants, constant nodes, and what comes in its place."""
+    """What one reader of a stored weight needs: constants, constant nodes, and what comes in its place.
+
+    ``nbytes``: those of its constants that are parts of the weight.
+    """
 
     tensors: tuple[NewTensor, ...] = ()
     prelude: tuple[onnx.NodeProto, ...] = ()
     replaced: tuple[Replacement, ...] = ()
     rewired: tuple[Rewire, ...] = ()
     domains: tuple[tuple[str, int], ...] = ()
+    nbytes: int = 0
 
 
 @dataclass
 class Codes:
     """The quantized weight, computed when the first of its tensors is written and let go after the last.
 
-    ``tensors`` counts the stored tensors that still have to be filled from one computation.
+    ``compute`` gives a Quantized, or a Codebook, which have an error both. ``tensors`` counts the stored tensors
+    that still have to be filled from one computation.
     """
 
-    compute: Callable[[], Quantized]
+    compute: Callable[[], Any]
     tensors: int = 0
     error: float | None = None
-    _held: Quantized | None = field(default=None, repr=False)
+    _held: Any = field(default=None, repr=False)
     _left: int = 0
 
-    def stored(self, name: str, dtype: np.dtype, dims: tuple[int, ...], view: Callable[[Quantized], np.ndarray],
+    def stored(self, name: str, dtype: np.dtype, dims: tuple[int, ...], view: Callable[[Any], np.ndarray],
                ) -> NewTensor:  # fmt: skip
         """A tensor that holds a part of the quantized weight."""
         self.tensors += 1
@@ -96,14 +149,20 @@ class Codes:
 
 
 def quantized(writing: Writing, scale_dtype: np.dtype | None = None) -> Quantized:
-    """The weight of a writing, rounded to its grid.
+    """The weight of a writing on its grid: as its solver says, else rounded.
 
     Raises:
         ModelError: the weight holds NaN or infinity.
+        ValueError: what the solver refuses otherwise.
     """
+    values = writing.values()
     try:
-        return quantize(writing.values(), writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
+        if writing.solve is not None:
+            return writing.solve(values, scale_dtype)
+        return quantize(values, writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
     except ValueError as error:
+        if writing.solve is not None and np.isfinite(np.asarray(values, np.float32)).all():
+            raise
         raise not_finite(writing.weight) from error
 
 

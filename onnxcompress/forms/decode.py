@@ -72,7 +72,7 @@ class Chain:
 
     def unpacked(self, value: str, stored: Stored) -> str:
         """Codes one by one, in the shape of the groups, from packed bytes."""
-        bits, shape = self.writing.grid.bits, self.writing.groups.shape
+        bits, shape = self.writing.grid.stored_bits, self.writing.groups.shape
         if bits == 8:
             return value
         value = self.planes(value, bits, -1 if stored.by_row else 0)
@@ -96,7 +96,8 @@ class Chain:
         if zero_point is not None:
             return self.add("Sub", [value, self.add("Cast", [zero_point], "zi", to=Tensor.FLOAT)], "d")
         if grid.bits < 8:
-            return self.add("Sub", [value, self.constant("zero", np.array(-grid.low, np.float32))], "d")
+            zero = np.array(grid.offset + grid.middle, np.float32)
+            return self.add("Sub", [value, self.constant("zero", zero)], "d")
         return value
 
     def shaped(self, value: str, wanted: tuple[int, ...]) -> str:

@@ -30,7 +30,7 @@ def fits(writing: Writing, leaf: Leaf) -> bool:
     node = leaf.use.node
     if node is None or node.op_type != "Gather" or leaf.use.index != 0 or leaf.chain:
         return False
-    whole_bytes = writing.groups.shape[-1] % (8 // writing.grid.bits) == 0
+    whole_bytes = writing.groups.shape[-1] % (8 // writing.grid.stored_bits) == 0
     rows_apart = len(writing.groups.shape) > 1 and 0 not in writing.groups.shared
     return attribute_value(node, "axis", 0) == 0 and whole_bytes and rows_apart
 

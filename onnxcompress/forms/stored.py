@@ -50,13 +50,15 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
         stored = codes.stored(name, grid.dtype, groups.shape, lambda q: q.codes)
     else:
         rows, last = (groups.shape[:-1], groups.shape[-1]) if by_row else ((), math.prod(groups.shape))
-        dims = (*rows, packed_length(last, grid.bits))
-        offset = np.int16(grid.low)
+        bits = grid.stored_bits
+        dims = (*rows, packed_length(last, bits))
+        offset = np.int16(grid.offset)
         stored = codes.stored(
-            name, np.dtype(np.uint8), dims, lambda q: pack((q.codes - offset).reshape(*rows, last), grid.bits)
+            name, np.dtype(np.uint8), dims, lambda q: pack((q.codes + offset).reshape(*rows, last), bits)
         )
     scale = codes.stored(namer(f"{stem}.s"), scale_dtype, groups.scale_shape, lambda q: q.scale)
     zero = None
     if not grid.symmetric:
-        zero = codes.stored(namer(f"{stem}.z"), np.dtype(np.uint8), groups.scale_shape, Quantized.zeros)
+        kind = scale_dtype if grid.bits == 1 else np.dtype(np.uint8)
+        zero = codes.stored(namer(f"{stem}.z"), kind, groups.scale_shape, Quantized.zeros)
     return Stored(stored, scale, zero, by_row)

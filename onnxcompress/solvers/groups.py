@@ -10,27 +10,52 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grid:
-    """An integer grid: bits per weight and whether zero is its middle."""
+    """An integer grid: bits per weight and whether zero is its middle.
+
+    One bit has the codes 0 and 1, and zero halfway between them: ŵ = s · (q − ½) = ±s/2. Asymmetric, its zero point
+    is a float, so that ŵ = m ± s/2 with z = ½ − m/s. ``ternary`` leaves −1, 0 and 1 of two symmetric bits.
+    """
 
     bits: int
     symmetric: bool = True
+    ternary: bool = False
 
     @property
     def low(self) -> int:
         """Smallest code. Eight bits leave −128 out: products of two of them would overflow in pairs."""
-        if not self.symmetric:
+        if not self.symmetric or self.bits == 1:
             return 0
+        if self.ternary:
+            return -1
         return -127 if self.bits == 8 else -(1 << (self.bits - 1))
 
     @property
     def high(self) -> int:
         """Largest code."""
-        return (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
+        if not self.symmetric or self.bits == 1:
+            return (1 << self.bits) - 1
+        return (1 << (self.bits - 1)) - 1
 
     @property
     def dtype(self) -> np.dtype:
         """Type of an unpacked code."""
-        return np.dtype(np.int8 if self.symmetric else np.uint8)
+        return np.dtype(np.int8 if self.symmetric and self.bits > 1 else np.uint8)
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of a code in a file: whole codes fill a byte, so three bits are stored in four."""
+        return 4 if self.bits == 3 else self.bits
+
+    @property
+    def offset(self) -> int:
+        """What is added to a code where it is packed; eight bits are stored as they are."""
+        signed = self.symmetric and 1 < self.bits < 8
+        return 1 << (self.stored_bits - 1) if signed else 0
+
+    @property
+    def middle(self) -> float:
+        """The zero point of a symmetric grid, which is not stored."""
+        return 0.5 if self.symmetric and self.bits == 1 else 0.0
 
 
 @dataclass(frozen=True)
