@@ -87,7 +87,7 @@ class Rows:
     def _scale_rows(self, scale: np.ndarray) -> np.ndarray:
         if scale.size == 1 or self.blocks == 0:
             return np.ascontiguousarray(scale.reshape([1] * len(self.groups.shape)))
-        if self.blocks == 1:  # the own axes keep their order, with nothing between them
+        if self.stored.shape == self.dims:  # the own axes keep their order, with nothing between them
             return np.ascontiguousarray(scale.transpose(self.order).reshape(self.groups.scale_shape))
         before, after = self._around()
         moved = scale.reshape(before, self.blocks, after).transpose(0, 2, 1)
@@ -96,7 +96,7 @@ class Rows:
     def _scale_stored(self, scale: np.ndarray) -> np.ndarray:
         if scale.size == 1:
             return np.ascontiguousarray(scale.reshape([1] * len(self.stored.shape)))
-        if self.blocks <= 1:
+        if self.stored.shape == self.dims:
             seen = scale.reshape([self.dims[a] if n < self.own else 1 for n, a in enumerate(self.order)])
             return np.ascontiguousarray(seen.transpose(np.argsort(self.order)).reshape(self.stored.scale_shape))
         before, after = self._around()
