@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxcompress.verify import groups
+from onnxcompress.stats import magnitudes as groups
 from onnxcompress.verify.sums import Sums, sqnr_db
 
 FLOATS = hnp.arrays(

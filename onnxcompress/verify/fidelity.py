@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxcompress.report import Fidelity, OutputFidelity
-from onnxcompress.verify import groups, scores
+from onnxcompress.stats import magnitudes as groups
+from onnxcompress.verify import scores
 from onnxcompress.verify.sums import IDENTICAL_DB, Sums
 
 if TYPE_CHECKING:
