@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxcompress.forms import blockwise, decode, dynamic, fused, gather
+from onnxcompress.forms import blockwise, codebook, decode, dynamic, fused, gather, split
 from onnxcompress.forms.base import Codes, Reading, Writing, codes_of, edit_source
 from onnxcompress.forms.product import product_of
 from onnxcompress.forms.stored import Stored, store
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
+    from onnxcompress.forms.base import Coding
     from onnxcompress.graph.layers import Leaf
 
 MIN_OPSETS = {
     dynamic.ONE_PASS: dynamic.MIN_OPSET,
     dynamic.TWO_PASSES: dynamic.MIN_OPSET,
     fused.NAME: fused.MIN_OPSET,
+    split.NAME: split.MIN_OPSET,
 }
 
 
@@ -38,6 +40,8 @@ class Assembled:
 def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
     """The forms in which a reader can have this weight; ``decode`` always is one."""
     names = [decode.NAME]
+    if writing.codebook is not None:
+        return (decode.NAME,)
     if gather.fits(writing, leaf):
         names.append(gather.NAME)
     found = product_of(writing, leaf)
@@ -46,13 +50,17 @@ def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
             names += [dynamic.ONE_PASS, dynamic.TWO_PASSES]
             if fused.fits(writing, found):
                 names.append(fused.NAME)
+            if writing.outliers:
+                names.append(split.NAME)
         if blockwise.block_size(writing, found) is not None:
-            names.append(blockwise.NAME)
+            names.append(blockwise.name_for(writing.grid))
     return tuple(names)
 
 
 def assemble(writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]) -> Assembled:
     """Write a weight such that each reader has it in the form chosen for it."""
+    if writing.codebook is not None:
+        return _from_codebook(writing, writing.codebook, scale_dtype)
     weight = writing.weight
     codes = codes_of(writing, scale_dtype)
     stored = store(writing, codes, scale_dtype, by_row=gather.NAME in choice.values())
@@ -73,6 +81,16 @@ def assemble(writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]
         domains=tuple(d for r in readings for d in r.domains),
         min_opset=max((MIN_OPSETS.get(form, 1) for form in choice.values()), default=1),
     )
+    return Assembled(edit, stored.nbytes + sum(r.nbytes for r in readings), codes)
+
+
+def _from_codebook(writing: Writing, coding: Coding, scale_dtype: np.dtype) -> Assembled:
+    """The weight as places in a table, decoded for all of its readers."""
+    weight = writing.weight
+    codes = Codes(lambda: codebook.solved(writing, coding))
+    stored = codebook.store(writing, coding, codes, scale_dtype)
+    nodes, constants = codebook.decoding(writing, coding, stored)
+    edit = Edit(weight.scope, (*stored.tensors, *constants), tuple(nodes), **edit_source(weight))  # type: ignore[arg-type]
     return Assembled(edit, stored.nbytes, codes)
 
 
@@ -85,8 +103,10 @@ def _reading(writing: Writing, stored: Stored, leaf: Leaf, form: str) -> Reading
         return None
     if form == fused.NAME:
         return fused.product_form(writing, stored, found)
-    if form == blockwise.NAME:
+    if form in (blockwise.NAME, blockwise.OTHER_GRIDS):
         return blockwise.product_form(writing, stored, found)
+    if form == split.NAME:
+        return split.product_form(writing, stored, found)
     return dynamic.product_form(writing, stored, found, passes=2 if form == dynamic.TWO_PASSES else 1)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxcompress.forms import residual
 from onnxcompress.forms.base import Writing, edit_source, small
 from onnxcompress.forms.packing import unpacking_nodes
 from onnxcompress.graph.edit import Edit, NewTensor
@@ -31,22 +32,30 @@ def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], li
     """The nodes that turn stored codes into the weight under its old name, and the constants that they need."""
     chain = Chain(writing)
     value = chain.add("Cast", [stored.codes.name], "i", to=Tensor.FLOAT)
-    groups, weight = writing.groups, writing.weight
     value = chain.unpacked(value, stored)
     value = chain.shifted(value, stored.zero_point.name if stored.zero_point else None)
     scale = stored.scale.name
     if stored.scale.data_type != Tensor.FLOAT:
         scale = chain.add("Cast", [scale], "f", to=Tensor.FLOAT)
     value = chain.add("Mul", [value, scale], "w")
-    if groups.shape != writing.dims:
+    if writing.groups.shape != writing.dims:
         value = chain.shaped(value, writing.dims)
+    if writing.residual is not None:
+        value = residual.added(chain, stored, value)
+    finished(chain, value)
+    return chain.nodes, chain.tensors
+
+
+def finished(chain: Chain, value: str) -> None:
+    """The nodes that give values in the stored order the order, the type and the name of the weight."""
+    writing = chain.writing
+    weight = writing.weight
     if writing.flipped:
         value = chain.add("Transpose", [value], "t", perm=[1, 0])
     if weight.tensor.data_type != Tensor.FLOAT:
         chain.add("Cast", [value], "typed", to=weight.tensor.data_type)
     # the last node takes the name of the weight, so that no reader has to change
     chain.nodes[-1].output[0] = weight.name
-    return chain.nodes, chain.tensors
 
 
 class Chain:

@@ -34,17 +34,20 @@ if TYPE_CHECKING:
 ONE_PASS = "dynamic8"  # noqa: S105 - of quantization
 TWO_PASSES = "dynamic16"
 MIN_OPSET = 11
+WORDS = ("integer", "cast", "scale", "term")
 
 
 def fits(writing: Writing, found: Product) -> bool:
     """True for eight-bit symmetric weights with one scale per output channel of this product, or one in all."""
     grid, groups = writing.grid, writing.groups
+    if writing.residual is not None or writing.codebook is not None:
+        return False
     own = (1,) if found.transposed else (0,)
     return grid.bits == 8 and grid.symmetric and groups.shape == writing.dims and groups.shared in (own, (0, 1))
 
 
 @dataclass(frozen=True)
-class _Activation:
+class Activation:
     """Names of one quantized activation."""
 
     codes: str
@@ -56,19 +59,13 @@ def product_form(writing: Writing, stored: Stored, found: Product, passes: int) 
     """The nodes in place of one product, its activation quantized in one or two passes."""
     chain, codes, scale = right_hand_side(writing, stored, found)
     place = "/".join((*found.leaf.use.scope.path, found.x))
-    shared, activations = _activations(found.x, place, passes)
+    shared, activations = quantized_activations(found.x, place, passes)
     nodes: list[onnx.NodeProto] = []
     terms = []
     stem = found.node.output[0]
     for number, activation in enumerate(activations, 1):
-        names = [writing.namer(f"{stem}_{word}{number}") for word in ("integer", "cast", "scale", "term")]
-        nodes += [
-            node("MatMulInteger", [activation.codes, codes, activation.zero_point], names[0]),
-            node("Cast", [names[0]], names[1], to=Tensor.FLOAT),
-            node("Mul", [activation.scale, scale], names[2]),
-            node("Mul", [names[1], names[2]], names[3]),
-        ]
-        terms.append(names[3])
+        nodes += term(activation, codes, scale, [writing.namer(f"{stem}_{w}{number}") for w in WORDS])
+        terms.append(nodes[-1].output[0])
     if found.bias is not None:
         biased = writing.namer(f"{stem}_biased")
         nodes.append(node("Add", [terms[0], found.bias], biased))
@@ -82,11 +79,21 @@ def product_form(writing: Writing, stored: Stored, found: Product, passes: int) 
     return Reading(tuple(chain.tensors), tuple(chain.nodes), (replacement,))
 
 
-def _activations(x: str, place: str, passes: int) -> tuple[list[onnx.NodeProto], list[_Activation]]:
+def term(activation: Activation, codes: str, scale: str, names: list[str]) -> list[onnx.NodeProto]:
+    """One product of integers, s s_w · ((q − z) · Q); ``names`` of the four values, for `WORDS`."""
+    return [
+        node("MatMulInteger", [activation.codes, codes, activation.zero_point], names[0]),
+        node("Cast", [names[0]], names[1], to=Tensor.FLOAT),
+        node("Mul", [activation.scale, scale], names[2]),
+        node("Mul", [names[1], names[2]], names[3]),
+    ]
+
+
+def quantized_activations(x: str, place: str, passes: int) -> tuple[list[onnx.NodeProto], list[Activation]]:
     """Nodes that quantize an activation; the same names at the same place, so that its readers share them."""
 
-    def quantized(value: str, word: str) -> tuple[onnx.NodeProto, _Activation]:
-        names = _Activation(*(f"{place}_{word}_{part}" for part in ("uint8", "scale", "zero_point")))
+    def quantized(value: str, word: str) -> tuple[onnx.NodeProto, Activation]:
+        names = Activation(*(f"{place}_{word}_{part}" for part in ("uint8", "scale", "zero_point")))
         outputs = [names.codes, names.scale, names.zero_point]
         return helper.make_node("DynamicQuantizeLinear", [value], outputs, name=f"{place}_{word}"), names
 

@@ -28,6 +28,8 @@ NAME = "gather"
 def fits(writing: Writing, leaf: Leaf) -> bool:
     """True for a lookup of rows straight from the table."""
     node = leaf.use.node
+    if writing.residual is not None or writing.codebook is not None:
+        return False
     if node is None or node.op_type != "Gather" or leaf.use.index != 0 or leaf.chain:
         return False
     whole_bytes = writing.groups.shape[-1] % (8 // writing.grid.stored_bits) == 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxcompress.forms import residual
 from onnxcompress.forms.packing import pack, packed_length
 from onnxcompress.graph import payload
 from onnxcompress.solvers.grid import Quantized
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stored:
-    """The tensors of a quantized weight. ``by_row``: codes are packed within rows, else over the whole tensor."""
+    """The tensors of a quantized weight. ``by_row``: codes are packed within rows, else over the whole tensor.
+
+    ``factors``: those of a residual.
+    """
 
     codes: NewTensor
     scale: NewTensor
     zero_point: NewTensor | None
     by_row: bool
+    factors: tuple[NewTensor, ...] = ()
 
     @property
     def tensors(self) -> tuple[NewTensor, ...]:
         """All of them."""
-        return tuple(t for t in (self.codes, self.scale, self.zero_point) if t is not None)
+        return tuple(t for t in (self.codes, self.scale, self.zero_point, *self.factors) if t is not None)
 
     @property
     def nbytes(self) -> int:
@@ -61,4 +66,4 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
     if not grid.symmetric:
         kind = scale_dtype if grid.bits == 1 else np.dtype(np.uint8)
         zero = codes.stored(namer(f"{stem}.z"), kind, groups.scale_shape, Quantized.zeros)
-    return Stored(stored, scale, zero, by_row)
+    return Stored(stored, scale, zero, by_row, residual.store(writing))

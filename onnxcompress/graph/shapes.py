@@ -37,3 +37,16 @@ def ranks(model: Model) -> dict[str, int]:
         if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
             found[info.name] = len(info.type.tensor_type.shape.dim)
     return found
+
+
+def float_values(model: Model) -> set[str]:
+    """Values of the main graph that can be inferred to be float32 tensors."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return set()
+    return {
+        info.name
+        for info in (*inferred.input, *inferred.value_info, *inferred.output)
+        if info.type.HasField("tensor_type") and info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }

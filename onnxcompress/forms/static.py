@@ -1,0 +1,183 @@
+"""The static form: values have one scale, found beforehand, and integer operators pass codes on to each other.
+
+    x ≈ s_x (q_x − z_x),  W ≈ s_w q_w,  b ≈ s_x s_w q_b,  y ≈ s_y (q_y − z_y)
+
+It is written with QuantizeLinear and DequantizeLinear around float operators, which any runtime can run and which ONNX
+Runtime fuses to QLinearConv and its like when it loads the model. Weights have eight symmetric bits and a scale for
+each output channel (DequantizeLinear with an axis: opset 13), biases 32 bits, values eight asymmetric bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxcompress.forms.base import Writing, codes_of, edit_source, node, small
+from onnxcompress.graph.edit import Edit, NewTensor, Replacement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxcompress.forms.base import Codes
+    from onnxcompress.forms.chains import Unit
+    from onnxcompress.graph.edit import Namer
+    from onnxcompress.graph.scopes import Scope
+
+NAME = "static"
+MIN_OPSET = 13
+_LARGEST_BIAS = 2.0**30
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value with its grid. ``codes``: its producer gives codes, so that all of its readers see the rounded value."""
+
+    scale: float
+    zero_point: int
+    codes: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """An edit, its stored bytes, and the codes of the weight, if there is one."""
+
+    edit: Edit
+    nbytes: int
+    codes: Codes | None
+
+
+class Writer:
+    """Writes units one after the other; the tensors of a value are stored with the first unit that needs them."""
+
+    def __init__(self, scope: Scope, values: Mapping[str, Value], namer: Namer) -> None:
+        self._scope = scope
+        self._values = values
+        self._namer = namer
+        self._names: dict[str, dict[str, str]] = {}
+
+    def write(self, unit: Unit, writing: Writing | None, bias: np.ndarray | None) -> Written:
+        """The edit for one unit: its weight, its inputs and its output."""
+        tensors: list[NewTensor] = []
+        prelude: list[onnx.NodeProto] = []
+        copy = _copied(unit.node)
+        if unit.op == "Pad":
+            return self._padding(unit, copy, tensors)
+        shared: list[onnx.NodeProto] = []
+        for index, name in enumerate(copy.input):
+            if name in unit.inputs:
+                shared += self._read(name, tensors)
+                copy.input[index] = self._read_name(name)
+        codes, source = None, {}
+        if writing is not None:
+            codes = self._weight(unit, writing, bias, copy, tensors, prelude)
+            source = edit_source(writing.weight)
+        last = copy if unit.cut is None else _copied(unit.cut)
+        behind = self._gives(unit, last, tensors)
+        if unit.cut is None:
+            replaced = [Replacement(self._scope, unit.node, (copy, *behind), tuple(shared))]
+        else:
+            replaced = [
+                Replacement(self._scope, unit.node, (copy,), tuple(shared)),
+                Replacement(self._scope, unit.cut, (last, *behind)),
+            ]
+        edit = Edit(
+            self._scope, tuple(tensors), tuple(prelude), tuple(replaced), min_opset=MIN_OPSET, **source  # type: ignore[arg-type]
+        )  # fmt: skip
+        return Written(edit, sum(_nbytes(t) for t in tensors), codes)
+
+    def _padding(self, unit: Unit, copy: onnx.NodeProto, tensors: list[NewTensor]) -> Written:
+        """Padding of codes by the zero point: as an operator on floats it would not be fused."""
+        shared = self._read(unit.inputs[0], tensors)
+        seen, made = self._tensors(unit.inputs[0], tensors), self._tensors(unit.output, tensors)
+        del copy.input[2:]
+        copy.input[0] = seen["q"]
+        copy.input.append(made["z"])
+        copy.output[0] = made["q"]
+        behind = node("DequantizeLinear", [made["q"], made["s"], made["z"]], unit.output)
+        edit = Edit(
+            self._scope, tuple(tensors), min_opset=MIN_OPSET,
+            replaced=(Replacement(self._scope, unit.node, (copy, behind), tuple(shared)),),
+        )  # fmt: skip
+        return Written(edit, sum(_nbytes(t) for t in tensors), None)
+
+    def _tensors(self, name: str, tensors: list[NewTensor]) -> dict[str, str]:
+        """Names of scale, zero point, codes and decoded value of a value."""
+        known = self._names.get(name)
+        if known is None:
+            known = {word: self._namer(f"{name}.{word}") for word in ("s", "z", "q", "dq", "f")}
+            self._names[name] = known
+            value = self._values[name]
+            tensors.append(small(known["s"], np.array(value.scale, np.float32)))
+            tensors.append(small(known["z"], np.array(value.zero_point, np.uint8)))
+        return known
+
+    def _read_name(self, name: str) -> str:
+        return name if self._values[name].codes else self._names[name]["dq"]
+
+    def _read(self, name: str, tensors: list[NewTensor]) -> list[onnx.NodeProto]:
+        """Nodes that quantize a float value for its integer readers; none where its producer does so."""
+        if self._values[name].codes:
+            return []
+        return self._pair(name, self._tensors(name, tensors), self._tensors(name, tensors)["dq"])
+
+    def _gives(self, unit: Unit, last: onnx.NodeProto, tensors: list[NewTensor]) -> list[onnx.NodeProto]:
+        """Nodes that quantize the result of a unit; what comes out of them takes its name."""
+        names = self._tensors(unit.output, tensors)
+        last.output[0] = names["f"]
+        return self._pair(names["f"], names, unit.output)
+
+    @staticmethod
+    def _pair(value: str, names: Mapping[str, str], result: str) -> list[onnx.NodeProto]:
+        return [
+            node("QuantizeLinear", [value, names["s"], names["z"]], names["q"]),
+            node("DequantizeLinear", [names["q"], names["s"], names["z"]], result),
+        ]
+
+    def _weight(self, unit: Unit, writing: Writing, bias: np.ndarray | None, copy: onnx.NodeProto,
+                tensors: list[NewTensor], prelude: list[onnx.NodeProto]) -> Codes:  # fmt: skip
+        weight, stem = writing.weight, writing.weight.name
+        axis = next(i for i in range(len(writing.dims)) if i not in writing.groups.shared)
+        channels = writing.dims[axis]
+        codes = codes_of(writing, np.dtype(np.float32))
+        stored = codes.stored(self._namer(f"{stem}.q"), np.dtype(np.int8), writing.dims, lambda q: q.codes)
+        scale = codes.stored(self._namer(f"{stem}.s"), np.dtype(np.float32), (channels,), lambda q: q.scale)
+        tensors += [stored, scale]
+        prelude.append(helper.make_node("DequantizeLinear", [stored.name, scale.name], [weight.name], axis=axis))
+        if bias is None:
+            return codes
+        seen = np.float32(self._values[unit.inputs[0]].scale)
+        values = bias.reshape(-1).astype(np.float64)
+        place = self._namer(f"{unit.output}.b")
+        whole = codes.stored(
+            f"{place}q", np.dtype(np.int32), (channels,),
+            lambda q: np.rint(values / (seen * q.scale.reshape(-1).astype(np.float64))),
+        )  # fmt: skip
+        step = codes.stored(f"{place}s", np.dtype(np.float32), (channels,), lambda q: q.scale.reshape(-1) * seen)
+        tensors += [whole, step]
+        prelude.append(helper.make_node("DequantizeLinear", [whole.name, step.name], [place], axis=0))
+        copy.input[2] = place
+        return codes
+
+
+def bias_fits(weight: np.ndarray, axis: int, bias: np.ndarray, scale: float) -> bool:
+    """True where every bias is a 32-bit multiple of the product of the scales."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    peak = np.abs(weight).max(others).astype(np.float64)
+    steps = np.where(peak > 0, peak, 127.0) / 127 * scale
+    return bool((np.abs(bias.reshape(-1)) < _LARGEST_BIAS * steps).all())
+
+
+def _copied(original: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(original)
+    return copy
+
+
+def _nbytes(tensor: NewTensor) -> int:
+    return (
+        int(np.prod(tensor.dims, dtype=np.int64)) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    )
