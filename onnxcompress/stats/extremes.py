@@ -1,0 +1,111 @@
+"""How values are distributed: exact extremes and an even sample of each, taken while the model runs.
+
+Only two scalars and a few thousand values of each tensor leave the runtime, so watching costs little more than running.
+The sample is taken with one stride within each row of the first axis, so that it does not depend on the batch size.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxcompress.errors import DataError
+from onnxcompress.graph import writer
+from onnxcompress.runtime.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from onnxcompress.data.dataset import Feeds
+    from onnxcompress.graph.model import Model
+
+Array = np.ndarray
+_PREFIX = "onnxcompress_extremes"
+_SAMPLE = 2048  # values of a tensor in each call
+_KEPT = 1 << 16  # values of a tensor in all
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """One value over all calls: least and greatest, and a sample of it as a flat float32 array."""
+
+    low: float
+    high: float
+    sample: Array
+
+
+def extremes(
+    model: Model, shapes: Mapping[str, tuple[int, ...]], calls: Iterable[Feeds], *, threads: int | None = None
+) -> dict[str, Extremes]:
+    """Run the model and watch float values of its main graph.
+
+    Args:
+        model: the model, from opset 10.
+        shapes: the values to watch, each with a shape that it had.
+        calls: inputs, read one at a time.
+        threads: threads of the runtime.
+
+    Raises:
+        DataError: a value is NaN or infinite.
+        RuntimeFailure: ONNX Runtime cannot load or run the model.
+    """
+    twin = model.copy()
+    names = list(shapes)
+    for index, name in enumerate(names):
+        _watch(twin.proto.graph, name, index, shapes[name])
+    low, high = dict.fromkeys(names, math.inf), dict.fromkeys(names, -math.inf)
+    samples: dict[str, list[Array]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        path = Path(folder) / "extremes.onnx"
+        writer.save(twin, path, durable=False)
+        session = Session(path, threads=threads)
+        for number, feeds in enumerate(calls):
+            outputs = session.run(feeds)
+            for index, name in enumerate(names):
+                least, most = (float(np.asarray(outputs[f"{_PREFIX}_{w}_{index}"])) for w in ("low", "high"))
+                if not (math.isfinite(least) and math.isfinite(most)):
+                    raise _not_finite(name, number)
+                low[name], high[name] = min(low[name], least), max(high[name], most)
+                samples[name].append(np.asarray(outputs[f"{_PREFIX}_sample_{index}"]).reshape(-1))
+    return {name: Extremes(low[name], high[name], _thinned(samples[name])) for name in names}
+
+
+def _not_finite(name: str, call: int) -> DataError:
+    return DataError(
+        f"the value {name!r} is NaN or infinite in sample {call}", "Leave that sample out, or mend the model."
+    )
+
+
+def _thinned(parts: Sequence[Array]) -> Array:
+    """All parts as one, with every n-th value where they are many."""
+    whole = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    return whole[:: max(1, whole.size // _KEPT)].astype(np.float32)
+
+
+def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...]) -> None:
+    def value(word: str) -> str:
+        return f"{_PREFIX}_{word}_{index}"
+
+    def output(word: str) -> None:
+        graph.output.append(helper.make_tensor_value_info(value(word), onnx.TensorProto.FLOAT, None))
+
+    for op, word in (("ReduceMin", "low"), ("ReduceMax", "high")):
+        graph.node.append(helper.make_node(op, [name], [value(word)], keepdims=0))
+        output(word)
+    rest = math.prod(shape[1:])
+    step = max(1, rest * shape[0] // _SAMPLE) if shape else 1
+    step += step % 2 == 0 and step > 1  # odd, so that it does not fall in step with sizes that are powers of two
+    flat = value("flat")
+    graph.node.append(helper.make_node("Flatten", [name], [flat], axis=1 if len(shape) > 1 else 0))
+    bounds = {"starts": [0], "ends": [2**31 - 1], "axes": [1], "steps": [step]}
+    for word, numbers in bounds.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), value(word)))
+    graph.node.append(helper.make_node("Slice", [flat, *(value(w) for w in bounds)], [value("sample")]))
+    output("sample")

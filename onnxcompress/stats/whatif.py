@@ -1,0 +1,176 @@
+"""What would quantization do to the outputs? One session answers for every choice of values and weights.
+
+In a twin of the model each chosen value x passes through Where(switch, DQ(Q(x)), x), with the switch, the scale and the
+zero point as inputs, and each chosen weight is an input too. So any combination of quantized values and weights is one
+run of a session that is loaded once.
+
+    noise = max over outputs and groups of channels of Σ(y − ŷ)² / Σy²
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxcompress.graph import writer
+from onnxcompress.runtime.session import Session
+from onnxcompress.stats.magnitudes import channel_axis, magnitude_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxcompress.data.dataset import Feeds
+    from onnxcompress.graph.model import Model
+
+Array = np.ndarray
+Grid = tuple[float, int]  # scale, zero point
+_PREFIX = "onnxcompress_whatif"
+
+
+class WhatIf:
+    """The model on some calls, with any of its values rounded to eight bits and any of its weights replaced.
+
+    Args:
+        model: the model as it is, from opset 10.
+        values: float32 values of the main graph that may be rounded.
+        weights: initializers of the main graph that may be replaced.
+        calls: inputs, all of them in memory.
+        threads: threads of the runtime.
+
+    Raises:
+        RuntimeFailure: the model does not load or run so.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        values: Sequence[str],
+        weights: Sequence[str],
+        calls: Sequence[Feeds],
+        threads: int | None = None,
+    ) -> None:
+        self._calls = calls
+        self._index = {name: i for i, name in enumerate(values)}
+        twin = model.copy()
+        graph = twin.proto.graph
+        self._own = _as_inputs(twin, set(weights))
+        for name, i in self._index.items():
+            _switched(graph, name, i)
+        with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+            path = Path(folder) / "whatif.onnx"
+            writer.save(twin, path, durable=False)
+            self._session = Session(path, threads=threads)
+        self._expected = [self._run(feeds, {}, {}) for feeds in calls]
+        self._groups = [_groups(outputs) for outputs in self._expected]
+
+    def noise(self, values: Mapping[str, Grid], weights: Mapping[str, Array]) -> float:
+        """Noise-to-signal ratio at the worst output, over all calls, when these are rounded and replaced."""
+        totals: dict[tuple[str, int], list[float]] = {}
+        for feeds, expected, groups in zip(self._calls, self._expected, self._groups, strict=True):
+            found = self._run(feeds, values, weights)
+            for key, noise, energy in _noises(expected, found, groups):
+                total = totals.setdefault(key, [0.0, 0.0])
+                total[0] += noise
+                total[1] += energy
+        return max((n / e if e > 0 else (float("inf") if n else 0.0) for n, e in totals.values()), default=0.0)
+
+    def _run(self, feeds: Feeds, values: Mapping[str, Grid], weights: Mapping[str, Array]) -> dict[str, Array]:
+        given: dict[str, Array] = {**feeds, **self._own, **weights}
+        for name, i in self._index.items():
+            scale, zero = values.get(name, (1.0, 0))
+            given[f"{_PREFIX}_on_{i}"] = np.array(name in values)
+            given[f"{_PREFIX}_scale_{i}"] = np.array(scale, np.float32)
+            given[f"{_PREFIX}_zero_{i}"] = np.array(zero, np.uint8)
+        outputs = self._session.run(given)
+        return {n: y for n, y in outputs.items() if isinstance(y, np.ndarray) and y.dtype.kind == "f"}
+
+
+def _as_inputs(twin: Model, names: set[str]) -> dict[str, Array]:
+    graph = twin.proto.graph
+    own: dict[str, Array] = {}
+    for index in reversed(range(len(graph.initializer))):
+        tensor = graph.initializer[index]
+        if tensor.name in names:
+            own[tensor.name] = twin.array(tensor)
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            del graph.initializer[index]
+    return own
+
+
+def _switched(graph: onnx.GraphProto, name: str, index: int) -> None:
+    """Put a switch behind a value: its readers see what comes out of it."""
+
+    def value(word: str) -> str:
+        return f"{_PREFIX}_{word}_{index}"
+
+    for word, kind in (
+        ("on", onnx.TensorProto.BOOL),
+        ("scale", onnx.TensorProto.FLOAT),
+        ("zero", onnx.TensorProto.UINT8),
+    ):
+        graph.input.append(helper.make_tensor_value_info(value(word), kind, []))
+    seen = value("seen")
+    nodes = [
+        helper.make_node("QuantizeLinear", [name, value("scale"), value("zero")], [value("codes")]),
+        helper.make_node("DequantizeLinear", [value("codes"), value("scale"), value("zero")], [value("rounded")]),
+        helper.make_node("Where", [value("on"), value("rounded"), name], [seen]),
+    ]
+    place = next((i + 1 for i, node in enumerate(graph.node) if name in node.output), 0)
+    for node in graph.node:
+        for i, read in enumerate(node.input):
+            if read == name:
+                node.input[i] = seen
+    outputs = [o for o in graph.output if o.name == name]
+    if outputs:  # an output keeps its name, so its producer has to give it up
+        producer = next(n for n in graph.node if name in n.output)
+        inner = value("inner")
+        producer.output[list(producer.output).index(name)] = inner
+        nodes[0].input[0] = inner
+        nodes[2].input[2] = inner
+        nodes.append(helper.make_node("Identity", [seen], [name]))
+    for offset, node in enumerate(nodes):
+        graph.node.insert(place + offset, node)
+
+
+def _groups(outputs: Mapping[str, Array]) -> dict[str, tuple[int, list[list[int]]] | None]:
+    """For each output the axis and the groups of its channels that have figures of their own."""
+    found: dict[str, tuple[int, list[list[int]]] | None] = {}
+    for name, y in outputs.items():
+        axis = channel_axis(y, None)
+        if axis is None:
+            found[name] = None
+            continue
+        others = tuple(i for i in range(y.ndim) if i != axis)
+        rms = np.sqrt(np.square(np.nan_to_num(y.astype(np.float64))).mean(axis=others))
+        found[name] = (axis, magnitude_groups(rms))
+    return found
+
+
+def _noises(
+    expected: Mapping[str, Array], found: Mapping[str, Array], groups: Mapping[str, tuple[int, list[list[int]]] | None]
+) -> list[tuple[tuple[str, int], float, float]]:
+    rows = []
+    for name, y in expected.items():
+        z = found[name]
+        if z.shape != y.shape:
+            rows.append(((name, 0), float("inf"), 1.0))
+            continue
+        finite = np.isfinite(y)
+        difference = np.where(finite, z.astype(np.float64) - np.where(finite, y, 0), 0)
+        energy = np.square(np.where(finite, y, 0).astype(np.float64))
+        noise = np.nan_to_num(np.square(difference), nan=np.inf, posinf=np.inf)
+        parts = groups[name]
+        if parts is None:
+            rows.append(((name, 0), float(noise.sum()), float(energy.sum())))
+            continue
+        axis, lists = parts
+        rows += [
+            ((name, i), float(noise.take(c, axis).sum()), float(energy.take(c, axis).sum()))
+            for i, c in enumerate(lists)
+        ]
+    return rows
