@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,13 +41,9 @@ class Probe:
         self.progress.finish()
         return found
 
-    def whatif(self, model: Model, values: Sequence[str], weights: Sequence[str]) -> tuple[WhatIf, float]:
-        """A session for trials, and the seconds that one takes."""
-        calls = list(self.data.take(_TRIAL_CALLS))
-        session = WhatIf(model, values, weights, calls, self.threads)
-        started = time.perf_counter()
-        session.noise({}, {})
-        return session, time.perf_counter() - started
+    def whatif(self, model: Model, values: Sequence[str], weights: Sequence[str]) -> WhatIf:
+        """A session for trials."""
+        return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads)
 
     def _told(self, calls: Dataset) -> Iterator[Feeds]:
         for feeds in calls:

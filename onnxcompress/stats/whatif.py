@@ -10,6 +10,7 @@ run of a session that is loaded once.
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,9 @@ class WhatIf:
         calls: inputs, all of them in memory.
         threads: threads of the runtime.
 
+    Attributes:
+        seconds: what one trial takes.
+
     Raises:
         RuntimeFailure: the model does not load or run so.
     """
@@ -65,7 +69,10 @@ class WhatIf:
             path = Path(folder) / "whatif.onnx"
             writer.save(twin, path, durable=False)
             self._session = Session(path, threads=threads)
+        self._run(calls[0], {}, {})  # the first call of a session takes longer
+        started = time.perf_counter()
         self._expected = [self._run(feeds, {}, {}) for feeds in calls]
+        self.seconds = time.perf_counter() - started
         self._groups = [_groups(outputs) for outputs in self._expected]
 
     def noise(self, values: Mapping[str, Grid], weights: Mapping[str, Array]) -> float:
