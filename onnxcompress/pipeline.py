@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 from onnxcompress import guards
 from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
 from onnxcompress.forms import remembered
+from onnxcompress.forms.chain_costs import shipped
 from onnxcompress.graph import edit
 from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.opset import raised
-from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
+from onnxcompress.passes.base import NOISE_LIMIT, Context, Pass, Planned, PlanningPass, Skip
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
 from onnxcompress.runtime.machine import isa_class
 from onnxcompress.runtime.memory import peak_bytes
 from onnxcompress.stats.activations import Observed, observe
 from onnxcompress.stats.equivalence import compare
+from onnxcompress.stats.probe import Probe
 from onnxcompress.stats.sensitivity import damage
 
 if TYPE_CHECKING:
@@ -45,6 +47,16 @@ class Environment:
     seed: int = 0
     fast_forms: bool = True
     progress: Progress = field(default_factory=Silent)
+    noise_limit: float = NOISE_LIMIT
+
+    @property
+    def real(self) -> bool:
+        """Whether the data were given, and not made up."""
+        return self.data is not None and self.data.source != "synthetic"
+
+    def probe(self) -> Probe | None:
+        """What runs the model on real data."""
+        return Probe(self.data, self.threads, self.progress) if self.data is not None and self.real else None
 
 
 @dataclass(frozen=True)
@@ -99,24 +111,36 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment) 
 def _planned(
     model: Model, step: PlanningPass, environment: Environment
 ) -> tuple[Model, Sequence[Planned | Skip], tuple[str, ...]]:
-    context, notes = _context(model, step, environment)
-    model = model.copy()
-    outcomes = list(step.plan(model, context))
-    needed = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
-    if needed > model.opset:
-        try:
-            newer = _raised(model, needed, environment)
-            notes.append(f"opset raised from {model.opset} to {needed}, which the chosen forms need")
-            model = newer
-        except OnnxCompressError as error:
-            notes.append(f"opset left at {model.opset}: {error.message}")
-            context = dataclasses.replace(context, opset_limit=model.opset)
+    notes: list[str] = []
+    limit = None
+    wanted = step.wanted_opset(model, real=environment.real) if environment.fast_forms else 1
+    while True:
+        if wanted > model.opset and limit is None:
+            model, limit = _at_opset(model, wanted, environment, notes)
+        model = model.copy()
+        context, more = _context(model, step, environment, limit)
         outcomes = list(step.plan(model, context))
+        wanted = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
+        if wanted <= model.opset or limit is not None:
+            break
     edit.apply(model, [o.edit for o in outcomes if isinstance(o, Planned)])
-    return model, outcomes, tuple(notes)
+    return model, outcomes, tuple(dict.fromkeys((*notes, *more, *context.notes)))
 
 
-def _context(model: Model, step: PlanningPass, environment: Environment) -> tuple[Context, list[str]]:
+def _at_opset(model: Model, wanted: int, environment: Environment, notes: list[str]) -> tuple[Model, int | None]:
+    """The model at a newer operator set, or as it is, and then the limit that it has."""
+    try:
+        newer = _raised(model, wanted, environment)
+    except OnnxCompressError as error:
+        notes.append(f"opset left at {model.opset}: {error.message}")
+        return model, model.opset
+    notes.append(f"opset raised from {model.opset} to {wanted}, which the chosen forms need")
+    return newer, None
+
+
+def _context(
+    model: Model, step: PlanningPass, environment: Environment, limit: int | None
+) -> tuple[Context, list[str]]:
     """What the pass may know, from running the model where that is wanted and possible."""
     observed: dict[str, Observed] = {}
     notes: list[str] = []
@@ -124,16 +148,16 @@ def _context(model: Model, step: PlanningPass, environment: Environment) -> tupl
     if watched and environment.data is None:
         notes.append("the model was not run, so no form was chosen whose speed depends on the shapes that layers see")
     elif watched and environment.data is not None:
-        real = environment.data.source != "synthetic"
         calls = environment.data.take(_OBSERVED_CALLS)
         try:
-            observed = observe(model, watched, calls, noise=real, threads=environment.threads)
+            observed = observe(model, watched, calls, noise=environment.real, threads=environment.threads)
         except RuntimeFailure as error:
             notes.append(f"layers could not be watched: {error.message}")
     table = remembered.costs(isa_class(), step.measured(model, observed), environment.progress)
     context = Context(
         observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
-        progress=environment.progress,
+        progress=environment.progress, opset_limit=limit, probe=environment.probe(),
+        chains=shipped(isa_class()), noise_limit=environment.noise_limit,
     )  # fmt: skip
     return dataclasses.replace(context, damage=_damage(model, step, context, environment)), notes
 

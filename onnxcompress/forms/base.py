@@ -76,6 +76,7 @@ class Writing:
     ``keep_sums``: its rounding errors are to cancel within each group. ``solve`` finds the codes in place of rounding,
     from the values and the type of the scales. ``outliers``: the inputs that the split form leaves in float, ascending.
     ``residual``: what is added to the decoded weight. ``codebook``: the weight is stored so instead of on the grid.
+    ``floor``: least scales, which broadcast against those of the groups.
     """
 
     model: Model
@@ -89,6 +90,7 @@ class Writing:
     outliers: tuple[int, ...] = ()
     residual: Residual | None = None
     codebook: Coding | None = None
+    floor: np.ndarray | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -159,7 +161,9 @@ def quantized(writing: Writing, scale_dtype: np.dtype | None = None) -> Quantize
     try:
         if writing.solve is not None:
             return writing.solve(values, scale_dtype)
-        return quantize(values, writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums)
+        return quantize(
+            values, writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums, floor=writing.floor
+        )
     except ValueError as error:
         if writing.solve is not None and np.isfinite(np.asarray(values, np.float32)).all():
             raise

@@ -55,6 +55,11 @@ class Unit:
     moves: bool = False
 
     @property
+    def key(self) -> str:
+        """What tells it from all others."""
+        return str(self.node.output[0])
+
+    @property
     def name(self) -> str:
         """Name of the operator, or of its output where it has none."""
         return str(self.node.name or self.node.output[0])

@@ -20,7 +20,7 @@ from onnxcompress.forms.base import Writing, codes_of, edit_source, node, small
 from onnxcompress.graph.edit import Edit, NewTensor, Replacement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from onnxcompress.forms.base import Codes
     from onnxcompress.forms.chains import Unit
@@ -51,12 +51,30 @@ class Written:
 
 
 class Writer:
-    """Writes units one after the other; the tensors of a value are stored with the first unit that needs them."""
+    """Writes units one after the other; the tensors of a value are stored with the first unit that needs them.
 
-    def __init__(self, scope: Scope, values: Mapping[str, Value], namer: Namer) -> None:
+    ``values`` are those that have grids. ``guarded``: float values that a float layer makes of a decoded value, with
+    nothing in between; ONNX Runtime would take the layer for one that somebody forgot, and round its weights with one
+    scale for all. ``unread``: results of units that nothing reads but codes. ``dropped``: biases that nothing else
+    reads.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        values: Mapping[str, Value],
+        namer: Namer,
+        *,
+        guarded: Collection[str] = (),
+        unread: Collection[str] = (),
+        dropped: Collection[str] = (),
+    ) -> None:
         self._scope = scope
         self._values = values
         self._namer = namer
+        self._guarded = guarded
+        self._unread = unread
+        self._dropped = dropped
         self._names: dict[str, dict[str, str]] = {}
 
     def write(self, unit: Unit, writing: Writing | None, bias: np.ndarray | None) -> Written:
@@ -75,6 +93,8 @@ class Writer:
         if writing is not None:
             codes = self._weight(unit, writing, bias, copy, tensors, prelude)
             source = edit_source(writing.weight)
+            if unit.bias in self._dropped:
+                source["dropped"] = (*source.get("dropped", ()), unit.bias)
         last = copy if unit.cut is None else _copied(unit.cut)
         behind = self._gives(unit, last, tensors)
         if unit.cut is None:
@@ -122,13 +142,17 @@ class Writer:
         """Nodes that quantize a float value for its integer readers; none where its producer does so."""
         if self._values[name].codes:
             return []
-        return self._pair(name, self._tensors(name, tensors), self._tensors(name, tensors)["dq"])
+        names = self._tensors(name, tensors)
+        if name in self._guarded:
+            return [node("Sum", [name], names["f"]), *self._pair(names["f"], names, names["dq"])]
+        return self._pair(name, names, names["dq"])
 
     def _gives(self, unit: Unit, last: onnx.NodeProto, tensors: list[NewTensor]) -> list[onnx.NodeProto]:
         """Nodes that quantize the result of a unit; what comes out of them takes its name."""
         names = self._tensors(unit.output, tensors)
         last.output[0] = names["f"]
-        return self._pair(names["f"], names, unit.output)
+        made = self._pair(names["f"], names, unit.output)
+        return made[:1] if unit.output in self._unread else made
 
     @staticmethod
     def _pair(value: str, names: Mapping[str, str], result: str) -> list[onnx.NodeProto]:
@@ -163,12 +187,13 @@ class Writer:
         return codes
 
 
-def bias_fits(weight: np.ndarray, axis: int, bias: np.ndarray, scale: float) -> bool:
-    """True where every bias is a 32-bit multiple of the product of the scales."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    peak = np.abs(weight).max(others).astype(np.float64)
-    steps = np.where(peak > 0, peak, 127.0) / 127 * scale
-    return bool((np.abs(bias.reshape(-1)) < _LARGEST_BIAS * steps).all())
+def least_scales(bias: np.ndarray, scale: float) -> np.ndarray:
+    """Scales of weights from which on biases fit 32 bits, (outputs,); ``scale`` is that of the input.
+
+    They matter for outputs whose weights are next to nothing beside their bias.
+    """
+    floor: np.ndarray = (np.abs(bias.reshape(-1)) / (scale * _LARGEST_BIAS)).astype(np.float32)
+    return floor
 
 
 def _copied(original: onnx.NodeProto) -> onnx.NodeProto:

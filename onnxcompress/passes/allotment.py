@@ -47,11 +47,11 @@ class Rung:
 Ladder = list[Rung]
 
 
-def spare(model: Model, drafts: Sequence[Draft]) -> int:
-    """Bytes left of the aim after structure, untouched tensors, codes and scales."""
+def spare(model: Model, drafts: Sequence[Draft], saved: int = 0) -> int:
+    """Bytes left of the aim after structure, untouched tensors, codes and scales; ``saved`` elsewhere already."""
     whole = writer.serialized_size(model)
     weights = sum(d.original_nbytes for d in drafts)
-    base = whole - weights + sum(d.nbytes + _NODES for d in drafts)
+    base = whole - saved - weights + sum(d.nbytes + _NODES for d in drafts)
     return max(int(_AIM * whole) - base, 0)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from onnxcompress.errors import UsageError
 from onnxcompress.progress import Progress, Silent
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from onnxcompress.forms.chain_costs import ChainCosts
     from onnxcompress.forms.costs import CostTable
     from onnxcompress.graph.edit import Edit
     from onnxcompress.graph.model import Model
     from onnxcompress.report import LayerRecord
     from onnxcompress.stats.activations import Observed
+    from onnxcompress.stats.probe import Probe
+
+NOISE_LIMIT = 10**-2.2  # noise-to-signal ratio at the worst output that integers may leave where nothing else is asked
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,10 @@ class Context:
     ``observed`` maps names of layer inputs to what was seen of them when the model ran, empty where it could not
     be run; ``damage`` maps initializers that were on trial to the error at the outputs; ``costs`` is what forms
     cost on the processor that the output is for; ``opset_limit`` is set when the model cannot be raised to a newer
-    operator set; without ``fast_forms`` every weight is decoded at load.
+    operator set; without ``fast_forms`` every weight is decoded at load. ``probe`` runs the model on real data, and is
+    None where there are none; ``chains`` is what operators cost on integers. ``noise_limit`` is the noise-to-signal
+    ratio that may be left at the outputs. ``notebook`` is a pass's own, to keep what it need not find
+    twice; ``notes`` are sentences for the report.
     """
 
     observed: Mapping[str, Observed] = field(default_factory=dict)
@@ -47,6 +54,11 @@ class Context:
     opset_limit: int | None = None
     fast_forms: bool = True
     progress: Progress = field(default_factory=Silent)
+    probe: Probe | None = None
+    chains: ChainCosts | None = None
+    noise_limit: float = NOISE_LIMIT
+    notebook: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,9 @@ class PlanningPass(Protocol):
     @property
     def tag(self) -> str:
         """What the name of an output file says of this pass, such as ``int8``."""
+
+    def wanted_opset(self, model: Model, *, real: bool) -> int:
+        """The operator set that its plan would like to start from; ``real``: there are calibration data."""
 
     def watched(self, model: Model) -> Sequence[str]:
         """Names of values of the main graph that it wants to know of when the model runs."""

@@ -1,19 +1,26 @@
-"""The static part of a plan: ranges, damage, placement, and the edits that follow from them."""
+"""The static part of a plan: which operators run on integers from end to end, and with which grids.
+
+Ranges are watched on the calibration data, grids chosen by what they do to the outputs, and the operators by a minimum
+cut over what they cost (see `placement`), such that the outputs keep the fidelity that is wanted. What each operator
+does to the outputs is measured only where the fastest placement does not keep it.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms.base import Writing, not_finite, quantized
+from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.chains import Unit, units
-from onnxcompress.forms.static import Value, bias_fits
+from onnxcompress.forms.static import Value, Writer, least_scales
 from onnxcompress.graph.shapes import float_values
 from onnxcompress.passes.placement import Layout, Placement, place
-from onnxcompress.solvers.clipping import candidates, grid, squared_error
+from onnxcompress.passes.ranges import grids, shared
+from onnxcompress.solvers.clipping import grid
 from onnxcompress.solvers.groups import Grid, per_channel
 
 if TYPE_CHECKING:
@@ -29,68 +36,100 @@ if TYPE_CHECKING:
     from onnxcompress.stats.whatif import WhatIf
 
 Array = np.ndarray
-_RANGE_SECONDS = 20.0
 _WORTH = 1.03  # of the time of all layers, that the placement has to save
+_MOST_SHRUNK = 1 / 16  # of a range, by the candidates for it
 
 
 @dataclass(frozen=True)
 class Static:
-    """What is to run on integers: the units, the grids of their values, and what was measured on the way."""
+    """What is to run on integers: the units, the grids of their values, and the noise that this leaves."""
 
     units: tuple[Unit, ...] = ()
     values: Mapping[str, Value] = field(default_factory=dict)
     noise: float = 0.0
     damage: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def weights(self) -> frozenset[str]:
+        """Names of the weights of the units."""
+        return frozenset(u.weight.name for u in self.units if u.weight is not None)
+
 
 class Planner:
-    """Finds the static part of a model."""
+    """Finds the static part of a model, and writes it.
 
-    def __init__(self, model: Model, scopes: Scopes, namer: Namer, probe: Probe, costs: ChainCosts) -> None:
+    ``plain`` gives the microseconds of a unit where it does not run on static integers; None for its float cost.
+    """
+
+    def __init__(
+        self, model: Model, scopes: Scopes, namer: Namer, probe: Probe, costs: ChainCosts,
+        plain: Callable[[Unit, float], float] | None = None,
+    ) -> None:  # fmt: skip
         self.model = model
         self.scopes = scopes
         self.namer = namer
         self.probe = probe
         self.costs = costs
+        self.plain = plain
+        self._floors: dict[str, Array] = {}
 
     def found(self, allowed: float, usable: Callable[[Unit], bool], progress: Progress) -> Static:
         """The placement that is fastest with a noise-to-signal ratio of at most ``allowed`` at the outputs."""
-        known = float_values(self.model)
-        everything = [u for u in units(self.model, self.scopes) if usable(u) and self.costs.knows(u)]
-        everything = [u for u in everything if {*u.inputs, u.output} <= known]
-        names = list(dict.fromkeys(n for u in everything for n in (*u.inputs, u.output)))
+        everything = self._candidates(usable)
         if not any(u.weight for u in everything):
             return Static()
-        shapes = self.probe.shapes(self.model, names)
+        shapes = self.probe.shapes(self.model, _values(everything))
         everything = [u for u in everything if all(math.prod(shapes[n]) > 1 for n in (*u.inputs, u.output))]
-        names = list(dict.fromkeys(n for u in everything for n in (*u.inputs, u.output)))
+        names = _values(everything)
+        if not names:
+            return Static()
         seen = self.probe.extremes(self.model, {n: shapes[n] for n in names})
-        everything = [u for u in everything if self._bias_fits(u, seen)]
-        groups = _shared(everything)
+        self._note_floors(everything, seen)
         weights = {u.weight.name: self._rounded(u) for u in everything if u.weight is not None}
-        session, seconds = self.probe.whatif(self.model, names, list(weights))
-        grids = _grids(groups, seen, session, seconds, progress)
-        layout = Layout(everything, shapes, self._float_readers(everything))
+        session = self.probe.whatif(self.model, names, list(weights))
+        chosen = grids(shared(everything), seen, session, progress)
+        layout = Layout(everything, shapes, self._float_readers(everything), self.plain)
+        noise = functools.partial(_noise, session, layout, chosen, weights)
+        damage = functools.partial(_damage, everything, noise, progress)
+        return self._static(place(layout, self.costs, damage, noise, allowed), layout, chosen)
 
-        def noise(chosen: Sequence[Unit]) -> float:
-            used = {n: grids[n] for n in layout.values(chosen)}
-            return session.noise(used, {u.weight.name: weights[u.weight.name] for u in chosen if u.weight is not None})
+    def _candidates(self, usable: Callable[[Unit], bool]) -> list[Unit]:
+        known = float_values(self.model)
+        found = [u for u in units(self.model, self.scopes) if usable(u) and self.costs.knows(u)]
+        return [u for u in found if {*u.inputs, u.output} <= known and self._bias_fits(u)]
 
-        progress.start("measuring what each operator loses on integers", len(everything))
-        damage = {}
-        for unit in everything:
-            progress.advance(unit.name)
-            damage[unit.name] = noise((unit,))
-        progress.finish()
-        return self._static(place(layout, self.costs, damage, noise, allowed), layout, grids)
-
-    def _static(self, placement: Placement, layout: Layout, grids: Mapping[str, tuple[float, int]]) -> Static:
-        total = sum(self.costs.unit(u, layout.shapes)[0] for u in layout.units)
+    def _static(self, placement: Placement, layout: Layout, chosen: Mapping[str, tuple[float, int]]) -> Static:
+        total = sum(layout.cost(self.costs, u)[0] for u in layout.units)
         if placement.saved_us < total * (1 - 1 / _WORTH):
             return Static(damage=placement.damage)
         codes = {u.output for u in placement.units}
-        values = {n: Value(*grids[n], n in codes) for n in sorted(layout.values(placement.units))}
+        values = {n: Value(*chosen[n], n in codes) for n in sorted(layout.values(placement.units))}
         return Static(placement.units, values, placement.noise, placement.damage)
+
+    # -------------------------------------------------------------------------------- writing
+
+    def writer(self, static: Static) -> Writer:
+        """What writes the units of a placement."""
+        inside = {id(n) for u in static.units for n in (u.node, u.cut) if n is not None}
+        pads = {id(u.node) for u in static.units if u.op == "Pad"}
+        outputs = [u.output for u in static.units]
+        main = self.scopes.main
+        uses = {n: [use.node for use in self.scopes.uses(main, n)] for n in outputs}
+        unread = {n for n, nodes in uses.items() if all(node is not None and id(node) in pads for node in nodes)}
+        biases = [u.bias for u in static.units if u.bias is not None]
+        dropped = {b for b in biases if len(self.scopes.uses(main, b)) == 1 and b in main.initializers}
+        guarded = {n for n, v in static.values.items() if not v.codes and self._mistaken(n, static, inside)}
+        return Writer(main, static.values, self.namer, guarded=guarded, unread=unread, dropped=dropped)
+
+    def _mistaken(self, name: str, static: Static, inside: set[int]) -> bool:
+        """True where a float layer makes the value out of a decoded one, through a Relu or Clip at most."""
+        node = self.scopes.main.producers.get(name)
+        while node is not None and node.op_type in ("Relu", "Clip"):
+            node = self.scopes.main.producers.get(node.input[0])
+        if node is None or id(node) in inside or node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            return False
+        value = static.values.get(node.input[0])
+        return value is not None and value.codes
 
     def writing(self, unit: Unit) -> Writing | None:
         """The weight of a unit, rounded per output channel."""
@@ -99,7 +138,10 @@ class Planner:
             return None
         own = 0 if unit.op == "Conv" else 1
         groups = per_channel(weight.dims, (own,))
-        return Writing(self.model, weight, Grid(8), groups, self.namer, keep_sums=unit.op == "Conv")
+        floor = self._floors.get(unit.key)
+        if floor is not None:
+            floor = floor.reshape(groups.scale_shape)
+        return Writing(self.model, weight, Grid(8), groups, self.namer, keep_sums=unit.op == "Conv", floor=floor)
 
     def bias(self, unit: Unit) -> Array | None:
         """The bias of a unit."""
@@ -114,19 +156,23 @@ class Planner:
             raise ValueError(unit.name)
         return np.ascontiguousarray(quantized(writing, np.dtype(np.float32)).dequantize().reshape(writing.dims))
 
-    def _bias_fits(self, unit: Unit, seen: Mapping[str, Extremes]) -> bool:
+    # -------------------------------------------------------------------------------- looking
+
+    def _bias_fits(self, unit: Unit) -> bool:
         if unit.weight is None or unit.bias is None:
             return True
         bias = self.bias(unit)
-        if bias is None:
-            return False
-        found = seen[unit.inputs[0]]
-        scale, _ = grid(found.low, found.high)
         own = 0 if unit.op == "Conv" else 1
-        values = self.model.array(unit.weight.tensor)
-        if not np.isfinite(values).all():
-            raise not_finite(unit.weight)
-        return bias.size == unit.weight.dims[own] and bias_fits(values, own, bias, scale / 4)
+        return bias is not None and bias.size == unit.weight.dims[own] and bool(np.isfinite(bias).all())
+
+    def _note_floors(self, everything: Sequence[Unit], seen: Mapping[str, Extremes]) -> None:
+        """Least scales of weights, for the smallest scale that their input may get."""
+        for unit in everything:
+            bias = self.bias(unit)
+            if bias is not None:
+                found = seen[unit.inputs[0]]
+                scale, _ = grid(found.low, found.high)
+                self._floors[unit.key] = least_scales(bias, scale * _MOST_SHRUNK)
 
     def _float_readers(self, everything: Sequence[Unit]) -> frozenset[str]:
         """Values that something besides units reads."""
@@ -139,51 +185,27 @@ class Planner:
         return frozenset(found)
 
 
-def _shared(everything: Sequence[Unit]) -> dict[str, list[str]]:
-    """Values that have to share one grid, by the first of them."""
-    head: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while head.setdefault(name, name) != name:
-            name = head[name]
-        return name
-
-    for unit in everything:
-        for name in (*unit.inputs, unit.output):
-            root(name)
-        if unit.moves:
-            head[root(unit.output)] = root(unit.inputs[0])
-    groups: dict[str, list[str]] = {}
-    for name in head:
-        groups.setdefault(root(name), []).append(name)
-    return groups
+def _values(everything: Sequence[Unit]) -> list[str]:
+    return list(dict.fromkeys(n for u in everything for n in (*u.inputs, u.output)))
 
 
-def _grids(
-    groups: Mapping[str, Sequence[str]],
-    seen: Mapping[str, Extremes],
-    session: WhatIf,
-    seconds: float,
-    progress: Progress,
-) -> dict[str, tuple[float, int]]:
-    """The grid of each value: of the candidates for its group the one that does least to the outputs.
+def _noise(
+    session: WhatIf, layout: Layout, chosen: Mapping[str, tuple[float, int]], weights: Mapping[str, Array],
+    placed: Sequence[Unit],
+) -> float:  # fmt: skip
+    """Noise-to-signal ratio at the worst output with these units on integers."""
+    used = {n: chosen[n] for n in layout.values(placed)}
+    return session.noise(used, {u.weight.name: weights[u.weight.name] for u in placed if u.weight is not None})
 
-    Where trials would take too long, the one of least squared error.
-    """
+
+def _damage(
+    everything: Sequence[Unit], noise: Callable[[Sequence[Unit]], float], progress: Progress
+) -> dict[str, float]:
+    """The noise that each unit makes alone, by its key."""
+    progress.start("measuring what each operator loses on integers", len(everything))
     found = {}
-    trials = sum(4 for _ in groups)
-    measured = trials * seconds < _RANGE_SECONDS
-    progress.start("choosing ranges", len(groups))
-    for head, names in groups.items():
-        progress.advance(head)
-        sample = np.concatenate([seen[n].sample for n in names])
-        low, high = min(seen[n].low for n in names), max(seen[n].high for n in names)
-        ranges = list(dict.fromkeys(candidates(sample, low, high).values()))
-        if measured and len(ranges) > 1:
-            errors = [session.noise({n: grid(*r) for n in names}, {}) for r in ranges]
-        else:
-            errors = [squared_error(sample, *r) for r in ranges]
-        best = ranges[int(np.argmin(errors))]
-        found.update(dict.fromkeys(names, grid(*best)))
+    for unit in everything:
+        progress.advance(unit.name)
+        found[unit.key] = noise((unit,))
     progress.finish()
     return found

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxcompress.forms.chains import Unit
 
 Shape = tuple[int, ...]
-_FLOAT = "the float part"
+_FLOAT = ("float",)
 _STEPS = 10  # of the search for the price
 
 
@@ -41,11 +41,20 @@ class Placement:
 
 @dataclass(frozen=True)
 class Layout:
-    """The units of a model with the shapes of their values, and who else reads what they give."""
+    """The units of a model with the shapes of their values, and who else reads what they give.
+
+    ``plain`` corrects the microseconds of a unit in float for what else may be done with it.
+    """
 
     units: Sequence[Unit]
     shapes: Mapping[str, Shape]
     float_readers: frozenset[str]
+    plain: Callable[[Unit, float], float] | None = None
+
+    def cost(self, costs: ChainCosts, unit: Unit) -> tuple[float, float]:
+        """Microseconds of a unit in float, or as it would be otherwise, and on integers."""
+        plain, integer = costs.unit(unit, self.shapes)
+        return (plain if self.plain is None else self.plain(unit, plain)), integer
 
     def values(self, units: Sequence[Unit]) -> set[str]:
         """The values that are codes when these units run on integers."""
@@ -55,7 +64,7 @@ class Layout:
 def place(
     layout: Layout,
     costs: ChainCosts,
-    damage: Mapping[str, float],
+    damages: Callable[[], Mapping[str, float]],
     noise: Callable[[Sequence[Unit]], float],
     allowed: float,
 ) -> Placement:
@@ -64,15 +73,16 @@ def place(
     Args:
         layout: the units.
         costs: what they cost.
-        damage: noise-to-signal ratio that each unit does alone, by its name.
+        damages: measures the noise-to-signal ratio that each unit does alone, by its key.
         noise: the ratio that units do together, measured.
         allowed: the largest ratio wanted.
     """
-    best = Placement((), 0.0, 0.0, damage)
-    chosen = _cheapest(layout, costs, damage, 0.0)
+    chosen = _cheapest(layout, costs, {}, 0.0)
     found = noise(chosen) if chosen else 0.0
     if found <= allowed:
-        return Placement(chosen, found, _saved(layout, costs, chosen), damage)
+        return Placement(chosen, found, _saved(layout, costs, chosen), {})
+    damage = damages()
+    best = Placement((), 0.0, 0.0, damage)
     low, high = _prices(costs, layout, damage, allowed)
     for _ in range(_STEPS):
         price = math.sqrt(low * high)
@@ -90,7 +100,7 @@ def place(
 
 def _prices(costs: ChainCosts, layout: Layout, damage: Mapping[str, float], allowed: float) -> tuple[float, float]:
     """Prices between which the right one lies: all of the time for a hundredth of the noise, or for a thousandfold."""
-    time = sum(costs.unit(u, layout.shapes)[0] for u in layout.units)
+    time = sum(layout.cost(costs, u)[0] for u in layout.units)
     worst = max((d for d in damage.values() if math.isfinite(d)), default=allowed)
     return 1e-3 * time / max(worst, allowed) / len(layout.units), 1e3 * time / allowed
 
@@ -101,27 +111,27 @@ def _cheapest(layout: Layout, costs: ChainCosts, damage: Mapping[str, float], pr
     producers = {u.output: u for u in layout.units}
     readers: dict[str, list[Unit]] = {}
     for unit in layout.units:
-        plain, integer = costs.unit(unit, layout.shapes)
-        network.own(unit.name, plain, integer + price * damage.get(unit.name, 0.0))
+        plain, integer = layout.cost(costs, unit)
+        network.own(unit.key, plain, integer + price * damage.get(unit.key, 0.0))
         for name in unit.inputs:
             readers.setdefault(name, []).append(unit)
     for name in sorted({*producers, *readers}):
-        producer = producers[name].name if name in producers else _FLOAT
+        producer = producers[name].key if name in producers else _FLOAT
         network.joint(producer, ("quantize", name), costs.border("quantize", layout.shapes[name]))
         for reader in readers.get(name, []):
-            network.joint(("quantize", name), reader.name, math.inf)
+            network.joint(("quantize", name), reader.key, math.inf)
         if name in producers:
             network.joint(("dequantize", name), producer, costs.border("dequantize", layout.shapes[name]))
-            for item in [r.name for r in readers.get(name, [])] + [_FLOAT] * (name in layout.float_readers):
+            for item in [r.key for r in readers.get(name, [])] + [_FLOAT] * (name in layout.float_readers):
                 network.joint(item, ("dequantize", name), math.inf)
     second = network.second()
-    return tuple(u for u in layout.units if u.name in second)
+    return tuple(u for u in layout.units if u.key in second)
 
 
 def _saved(layout: Layout, costs: ChainCosts, chosen: Sequence[Unit]) -> float:
     """Microseconds that a placement saves, its borders counted."""
     inside = {id(u) for u in chosen}
-    saved = sum(a - b for a, b in (costs.unit(u, layout.shapes) for u in chosen))
+    saved = sum(a - b for a, b in (layout.cost(costs, u) for u in chosen))
     producers = {u.output: id(u) in inside for u in layout.units}
     read_on_integers = {n for u in chosen for n in u.inputs}
     read_in_float = {n for u in layout.units if id(u) not in inside for n in u.inputs} | layout.float_readers

@@ -11,17 +11,17 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic.dataclasses import dataclass
 
 from onnxcompress.errors import ModelError, UsageError
-from onnxcompress.forms import decode
+from onnxcompress.forms import decode, static
 from onnxcompress.forms.assemble import Assembled, assemble
 from onnxcompress.forms.base import Writing, float_name, not_finite
+from onnxcompress.forms.chains import units
 from onnxcompress.forms.product import features, product
-from onnxcompress.graph.edit import Namer
-from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
+from onnxcompress.graph.layers import Weight, weights
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.graph.scopes import Scopes
@@ -29,7 +29,7 @@ from onnxcompress.passes.allotment import Rung, allotted, ladder, spare
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
 from onnxcompress.passes.grouping import Draft, Grouping, fits_float16, magnitude, quantized_values
-from onnxcompress.passes.selection import Selection
+from onnxcompress.passes.survey import Survey, survey, unfit
 from onnxcompress.report import LayerRecord
 from onnxcompress.solvers.groups import Grid, Groups
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from onnxcompress.graph.edit import Namer
     from onnxcompress.stats.activations import Observed
 
-Scheme = Literal["auto", "weight-only", "dynamic", "float16", "bfloat16"]
+Scheme = Literal["auto", "static", "dynamic", "weight-only", "float16", "bfloat16"]
 Target = Literal["cpu", "cuda", "portable"]
 
-_TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
 _WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
 _MOST_ON_TRIAL = 1 << 28  # bytes of weights, which are all in memory then
 _NODE_BYTES = 200  # of a decoded weight, roughly
@@ -66,7 +66,7 @@ class Quantize:
     bits: Literal[8, 4, 2] = field(default=8, metadata={"help": "Bits of a weight."})
     scheme: Scheme = field(
         default="auto",
-        metadata={"help": "Weights alone, activations too on every call, or what is fastest; or a shorter float type."},
+        metadata={"help": "What runs on integers: as is fastest, all (--data), products, nothing; or a shorter float."},
     )  # fmt: skip
     block_size: int | None = field(
         default=None,
@@ -116,6 +116,16 @@ class Quantize:
         """``int8``, ``int4``, ..., or the float type."""
         return self.scheme if self.scheme in ("float16", "bfloat16") else f"int{self.bits}"
 
+    def wanted_opset(self, model: Model, *, real: bool) -> int:
+        """That of scales by channel, where operators may run on static integers."""
+        found = real and self._may_be_static and any(u.weight for u in units(model))
+        return static.MIN_OPSET if found else 1
+
+    @property
+    def _may_be_static(self) -> bool:
+        plain = self.bits == 8 and self.symmetric and not self.block_size and not self.per_tensor
+        return self.scheme in ("auto", "static") and plain and self.target != "cuda"
+
     def watched(self, model: Model) -> Sequence[str]:
         """The left-hand sides of products by constant weights."""
         return tuple(dict.fromkeys(x for x, _ in self._products(model)))
@@ -138,7 +148,7 @@ class Quantize:
             return
         scopes = Scopes(model.proto)
         for weight in weights(model, scopes):
-            for leaf in weight.leaves if _unfit(weight) is None else ():
+            for leaf in weight.leaves if unfit(weight) is None else ():
                 found = product(leaf, weight.dims, weight.tensor.data_type)
                 if found is not None and found.x in scopes.main.defined and leaf.use.scope is scopes.main:
                     yield found.x, features(weight.dims, found)
@@ -148,35 +158,33 @@ class Quantize:
         grouping = self._grouping(context)
         if self.scheme in ("float16", "bfloat16") or not grouping.open:
             return {}
-        scopes = Scopes(model.proto)
-        found = list(weights(model, scopes))
-        selection = Selection(self.include, self.exclude, found)
-        namer = Namer(scopes.names())
-        fit = [w for w in found if (_unfit(w) or selection.reason(w)) is None]
-        drafts = [grouping.draft(model, w, namer) for w in fit if w.scope is scopes.main and w.constant is None]
+        found = self._survey(model, context)
+        main = [w for w in found.rest if w.scope is found.scopes.main and w.constant is None]
+        drafts = [grouping.draft(model, w, found.namer) for w in main]
         if sum(d.original_nbytes for d in drafts if d.stored_only) > _MOST_ON_TRIAL:
             return {}
         return {d.writing.weight.name: functools.partial(quantized_values, d) for d in drafts if d.stored_only}
 
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
-        """One outcome for every stored float tensor."""
+        """One outcome for every stored float tensor, and one for every other operator that runs on integers."""
         self._refuse_quantized(model)
-        scopes = Scopes(model.proto)
-        found = list(weights(model, scopes))
-        selection = Selection(self.include, self.exclude, found)
-        namer = Namer(scopes.names())
-        fit = []
-        for weight in found:
-            reason = _unfit(weight) or selection.reason(weight)
-            if reason is None:
-                fit.append(weight)
-            else:
-                yield Skip(_skipped(model, weight, reason))
+        found = self._survey(model, context)
+        for weight, reason in found.reasons:
+            yield Skip(_skipped(model, weight, reason))
         if self.scheme in ("float16", "bfloat16"):
             kind = Tensor.FLOAT16 if self.scheme == "float16" else Tensor.BFLOAT16
-            yield from (self._shorter_float(model, weight, namer, kind) for weight in fit)
+            yield from (self._shorter_float(model, weight, found.namer, kind) for weight in found.fit)
         else:
-            yield from self._integers(model, fit, namer, context)
+            chained = list(found.edits())
+            yield from chained
+            yield from self._integers(model, found, context, chained)
+
+    def _survey(self, model: Model, context: Context) -> Survey:
+        known = context.notebook.get("survey")
+        if known is None:
+            known = survey(model, context, self.include, self.exclude, with_static=self._may_be_static)
+            context.notebook["survey"] = known
+        return cast("Survey", known)
 
     def _refuse_quantized(self, model: Model) -> None:
         if self.requantize:
@@ -206,14 +214,15 @@ class Quantize:
         return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
 
     def _integers(
-        self, model: Model, fit: Sequence[Weight], namer: Namer, context: Context
+        self, model: Model, found: Survey, context: Context, chained: Sequence[Planned]
     ) -> Iterator[Planned | Skip]:
         grouping = self._grouping(context)
-        drafts = [grouping.draft(model, weight, namer) for weight in fit]
+        drafts = [grouping.draft(model, weight, found.namer) for weight in found.rest]
         rungs: list[Rung] = [Rung(d, d.nbytes, 0.0) for d in drafts]
         if grouping.open:
             ladders = [ladder(grouping, d) for d in drafts]
-            rungs = allotted(drafts, ladders, context.damage, spare(model, drafts))
+            saved = sum(u.record.bytes_before - u.record.bytes_after for u in chained)
+            rungs = allotted(drafts, ladders, context.damage, spare(model, drafts, saved))
         for draft, rung in zip(drafts, rungs, strict=True):
             weight = draft.writing.weight
             before = model.nbytes(weight.tensor)
@@ -221,7 +230,7 @@ class Quantize:
                 reason = "too small: scales and decoding would eat up what its codes save"
                 yield Skip(_skipped(model, weight, reason))
             elif rung.draft is None:
-                yield self._shorter_float(model, weight, namer, Tensor.FLOAT16)
+                yield self._shorter_float(model, weight, found.namer, Tensor.FLOAT16)
             else:
                 yield self._coded(rung.draft, before)
 
@@ -239,22 +248,6 @@ class Quantize:
 
 def _error_of(made: Assembled) -> Callable[[], float | None]:
     return lambda: made.codes.error
-
-
-def _unfit(weight: Weight) -> str | None:
-    """Why a tensor is not to be quantized, or None."""
-    if weight.overridable:
-        return "an input that callers may override"
-    if not weight.leaves:
-        return "nothing reads it"
-    if not any(is_layer(leaf) for leaf in weight.leaves):
-        biases = all(leaf.op in LAYER_INPUTS for leaf in weight.leaves)
-        return f"bias or state of {weight.op}" if biases else f"no weight of a layer: read by {weight.op}"
-    if weight.elements < _TINY:
-        return f"tiny: fewer than {_TINY} values"
-    if len(weight.dims) < 2:
-        return "one-dimensional"
-    return None
 
 
 def _skipped(model: Model, weight: Weight, reason: str) -> LayerRecord:

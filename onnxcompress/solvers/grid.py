@@ -56,7 +56,13 @@ class Quantized:
 
 @np.errstate(over="ignore", invalid="ignore")  # where squares overflow nothing is clipped
 def quantize(
-    weight: Array, grid: Grid, groups: Groups, scale_dtype: np.dtype | None = None, *, keep_sums: bool = False
+    weight: Array,
+    grid: Grid,
+    groups: Groups,
+    scale_dtype: np.dtype | None = None,
+    *,
+    keep_sums: bool = False,
+    floor: Array | None = None,
 ) -> Quantized:
     """Round a weight to a grid.
 
@@ -66,12 +72,15 @@ def quantize(
         groups: which weights share a scale.
         scale_dtype: type in which scales are stored; codes are found for the scales as stored.
         keep_sums: let rounding errors cancel within each group, see `sums`.
+        floor: least scales, which broadcast against those of the groups.
 
     Raises:
         ValueError: a weight is not finite.
     """
     view = np.asarray(weight).reshape(groups.shape)
     scale, zero = _scales(view, grid, groups, scale_dtype or np.dtype(np.float32))
+    if floor is not None:
+        scale = np.maximum(scale, floor).astype(scale.dtype)
     codes = np.empty(groups.shape, grid.dtype)
 
     def rounded(rows: slice) -> tuple[float, float]:

@@ -1,0 +1,119 @@
+"""One look at a model before it is planned: its weights, what is asked of each, and what runs on static integers."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnxcompress.errors import RuntimeFailure
+from onnxcompress.forms import static
+from onnxcompress.graph.edit import Namer
+from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
+from onnxcompress.graph.scopes import Scopes
+from onnxcompress.passes.base import Planned
+from onnxcompress.passes.integers import Planner, Static
+from onnxcompress.passes.selection import Selection
+from onnxcompress.report import LayerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from onnxcompress.forms.base import Codes
+    from onnxcompress.forms.chains import Unit
+    from onnxcompress.graph.model import Model
+    from onnxcompress.passes.base import Context
+
+TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found. ``fit``: the weights that may change; ``reasons``: why the others stay."""
+
+    scopes: Scopes
+    namer: Namer
+    fit: tuple[Weight, ...]
+    reasons: tuple[tuple[Weight, str], ...]
+    planner: Planner | None
+    static: Static
+
+    @property
+    def rest(self) -> list[Weight]:
+        """The weights that may change and are not a part of what runs on static integers."""
+        return [w for w in self.fit if w.scope is not self.scopes.main or w.name not in self.static.weights]
+
+    def edits(self) -> Iterator[Planned]:
+        """What becomes of the operators that run on static integers."""
+        if self.planner is None:
+            return
+        writer = self.planner.writer(self.static)
+        for unit in self.static.units:
+            made = writer.write(unit, self.planner.writing(unit), self.planner.bias(unit))
+            before = self.planner.model.nbytes(unit.weight.tensor) if unit.weight is not None else 0
+            label = unit.weight.label if unit.weight is not None else unit.name
+            record = LayerRecord(label, unit.op, "done", None, static.NAME, 8, before, made.nbytes)
+            yield Planned(record, made.edit, functools.partial(_error, made.codes))
+
+
+def survey(
+    model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], *, with_static: bool,
+    plain: Callable[[Unit, float], float] | None = None,
+) -> Survey:  # fmt: skip
+    """Look at a model. ``plain`` as for `Planner`.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+        ModelError: a weight is not finite.
+        DataError: a value is not finite on the data.
+    """
+    scopes = Scopes(model.proto)
+    found = list(weights(model, scopes))
+    selection = Selection(include, exclude, found)
+    namer = Namer(scopes.names())
+    fit, reasons = [], []
+    for weight in found:
+        reason = unfit(weight) or selection.reason(weight)
+        if reason is None:
+            fit.append(weight)
+        else:
+            reasons.append((weight, reason))
+    planner, part = None, Static()
+    ready = context.fast_forms and context.probe is not None and model.opset >= static.MIN_OPSET
+    if with_static and ready and context.probe is not None and context.chains is not None:
+        planner = Planner(model, scopes, namer, context.probe, context.chains, plain)
+        part = _static(planner, context, selection)
+    kept = [(w, r) for w, r in reasons if w.scope is not scopes.main or w.name not in part.weights]
+    return Survey(scopes, namer, tuple(fit), tuple(kept), planner, part)
+
+
+def _static(planner: Planner, context: Context, selection: Selection) -> Static:
+    def usable(unit: Unit) -> bool:
+        weight = unit.weight
+        return weight is None or (selection.reason(weight) is None and not weight.overridable)
+
+    try:
+        return planner.found(context.noise_limit, usable, context.progress)
+    except RuntimeFailure as error:
+        context.notes.append(f"no operator was put on static integers: {error.message}")
+        return Static()
+
+
+def _error(codes: Codes | None) -> float | None:
+    return None if codes is None else codes.error
+
+
+def unfit(weight: Weight) -> str | None:
+    """Why a tensor is not to be quantized, or None."""
+    if weight.overridable:
+        return "an input that callers may override"
+    if not weight.leaves:
+        return "nothing reads it"
+    if not any(is_layer(leaf) for leaf in weight.leaves):
+        biases = all(leaf.op in LAYER_INPUTS for leaf in weight.leaves)
+        return f"bias or state of {weight.op}" if biases else f"no weight of a layer: read by {weight.op}"
+    if weight.elements < TINY:
+        return f"tiny: fewer than {TINY} values"
+    if len(weight.dims) < 2:
+        return "one-dimensional"
+    return None
