@@ -2,7 +2,7 @@
 
 The result is written beside its target under a temporary name and verified there. It takes the target's name only when
 every check and budget holds, else that of ``{name}.rejected.onnx``. A result that turns out slower than the original,
-or that misses a budget, is made once more with every weight decoded at load, before it is given up.
+or that misses a budget, is made again in other ways before it is given up, see `attempts`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnxcompress import inputs, pipeline, provenance
+from onnxcompress.attempts import Attempt, Manner, best, first_manner, following, taken_back
 from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import ModelError, RuntimeFailure, UsageError
 from onnxcompress.graph import writer
@@ -30,10 +31,8 @@ from onnxcompress.verify.structure import structure_checks
 from onnxcompress.verify.verify import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
-
-_STORAGE_FORMS = {"decode", "gather", "float16", "bfloat16"}  # a second attempt would write them again
-_NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,6 @@ class Result:
     report: Report
     path: Path | None
     passed: bool
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """One way to write the model, as it was tried."""
-
-    model: Model
-    ran: list[pipeline.Ran]
-    verification: Verification
-    fast_forms: bool
-
-    @property
-    def slower(self) -> bool:
-        """True when it is slower than the original, beyond noise."""
-        latency = self.verification.latency
-        return latency is not None and latency.speedup_high < _NOISE
 
 
 def compress(model: Path, recipe: Recipe, options: RunOptions | None = None) -> Result:
@@ -139,31 +122,45 @@ class _Run:
             )
 
     def result(self) -> Result:
-        model, ran = self._planned(fast_forms=True)
+        """Try, verify and publish."""
+        manner: Manner | None = first_manner(self.recipe.budgets)
         if self.options.dry_run:
+            _, ran = self._planned(manner or Manner())
             return Result(self._report(ran, None, (), None, "passed"), None, passed=True)
+        tried: list[Attempt] = []
         try:
-            attempt = self._attempt(model, ran, fast_forms=True)
-            if self._worth_another(attempt):
-                attempt = self._better(attempt, self._attempt(*self._planned(fast_forms=False), fast_forms=False))
-            return self._published(attempt)
+            while manner is not None:
+                tried.append(self._attempt(*self._planned(manner), manner))
+                manner = following(tried) if self.options.verify else None
+            return self._published(self._kept(tried))
         finally:
             self.hashing.shutdown(wait=False, cancel_futures=True)
             writer.discard(self.candidate)
 
-    def _planned(self, *, fast_forms: bool) -> tuple[Model, list[pipeline.Ran]]:
+    def _planned(self, manner: Manner) -> tuple[Model, list[pipeline.Ran]]:
         environment = pipeline.Environment(
-            self.data, self.options.threads, self.options.seed, fast_forms, self.options.progress
-        )
+            self.data, self.options.threads, self.options.seed, manner.fast_forms, self.options.progress,
+            noise_limit=manner.noise_limit, chains=manner.chains,
+        )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), self.recipe.steps, environment)
         _refuse_idle(ran)
         model = model.copy()
         provenance.stamp(model, self.recipe, self.options.seed)
         return model, ran
 
-    def _attempt(self, model: Model, ran: list[pipeline.Ran], *, fast_forms: bool) -> _Attempt:
+    def _attempt(self, model: Model, ran: list[pipeline.Ran], manner: Manner) -> Attempt:
         self._write(model)
-        return _Attempt(model, ran, self._verified(), fast_forms)
+        return Attempt(manner, model, ran, self._verified())
+
+    def _kept(self, tried: list[Attempt]) -> Attempt:
+        """The best attempt, which stands written now."""
+        kept = best(tried)
+        note = taken_back(tried, kept)
+        if note is not None:
+            self.notes = (*self.notes, note)
+        if kept is not tried[-1]:
+            self._write(kept.model)
+        return kept
 
     def _write(self, model: Model) -> None:
         progress = self.options.progress
@@ -182,34 +179,14 @@ class _Run:
         options = _verify_options(self.options, self.recipe.budgets)
         return verify(self.path, self.candidate, self.data, options, self.options.progress)
 
-    def _worth_another(self, attempt: _Attempt) -> bool:
-        plans = [r for r in attempt.ran if isinstance(r.step, PlanningPass)]
-        forms = {form for r in plans for o in r.outcomes if o.record.form for form in o.record.form.split("+")}
-        fast = bool(forms - _STORAGE_FORMS)
-        return fast and self.options.verify and (attempt.slower or not attempt.verification.passed)
-
-    def _better(self, first: _Attempt, second: _Attempt) -> _Attempt:
-        """The second attempt, which stands written now, unless it is worse: then the first is written again."""
-        why = "slower than the original" if first.slower else "not within the checks and budgets"
-        speed = first.verification.latency.speedup if first.verification.latency else 1.0
-        told = f"the forms chosen by cost were {why} ({speed:.2f}x)"
-        if second.verification.passed or not first.verification.passed:
-            self.notes = (
-                *self.notes,
-                f"{told}: taken back to weights that are decoded when the model is loaded",
-            )
-            return second
-        self.notes = (*self.notes, f"{told}, but decoded weights do no better")
-        return self._attempt(first.model, first.ran, fast_forms=True)
-
-    def _published(self, attempt: _Attempt) -> Result:
+    def _published(self, attempt: Attempt) -> Result:
         found = attempt.verification
         place = self.target if found.passed else self.target.with_suffix(".rejected.onnx")
         writer.publish(self.candidate, place)
         verdict: Outcome = "passed" if found.passed else "failed"
         return Result(self._report(attempt.ran, found, found.notes, place, verdict), place, found.passed)
 
-    def _report(self, ran: list[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
+    def _report(self, ran: Sequence[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
                 place: Path | None, verdict: Outcome) -> Report:  # fmt: skip
         steps = tuple(r.record() for r in ran)
         original = self.original.result()
@@ -256,7 +233,7 @@ def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
     return target
 
 
-def _refuse_idle(ran: list[pipeline.Ran]) -> None:
+def _refuse_idle(ran: Sequence[pipeline.Ran]) -> None:
     """Refuse a run of which a planning pass found nothing to do.
 
     Raises:

@@ -48,6 +48,7 @@ class Environment:
     fast_forms: bool = True
     progress: Progress = field(default_factory=Silent)
     noise_limit: float = NOISE_LIMIT
+    chains: bool = True
 
     @property
     def real(self) -> bool:
@@ -57,6 +58,11 @@ class Environment:
     def probe(self) -> Probe | None:
         """What runs the model on real data."""
         return Probe(self.data, self.threads, self.progress) if self.data is not None and self.real else None
+
+    @property
+    def chained(self) -> bool:
+        """Whether operators may be put on static integers."""
+        return self.chains and self.fast_forms
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def _planned(
 ) -> tuple[Model, Sequence[Planned | Skip], tuple[str, ...]]:
     notes: list[str] = []
     limit = None
-    wanted = step.wanted_opset(model, real=environment.real) if environment.fast_forms else 1
+    wanted = step.wanted_opset(model, real=environment.real) if environment.chained else 1
     while True:
         if wanted > model.opset and limit is None:
             model, limit = _at_opset(model, wanted, environment, notes)
@@ -157,7 +163,7 @@ def _context(
     context = Context(
         observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
         progress=environment.progress, opset_limit=limit, probe=environment.probe(),
-        chains=shipped(isa_class()), noise_limit=environment.noise_limit,
+        chains=shipped(isa_class()) if environment.chained else None, noise_limit=environment.noise_limit,
     )  # fmt: skip
     return dataclasses.replace(context, damage=_damage(model, step, context, environment)), notes
 

@@ -47,6 +47,9 @@ class Planning:
     prelude: tuple[onnx.NodeProto, ...] = ()
     dropped: tuple[str, ...] = ()
 
+    def wanted_opset(self, model: Model, *, real: bool) -> int:  # noqa: ARG002
+        return 1
+
     def watched(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.whatif import WhatIf
 
 Array = np.ndarray
+_DAMAGE_SECONDS = 40.0
 _WORTH = 1.03  # of the time of all layers, that the placement has to save
 _MOST_SHRUNK = 1 / 16  # of a range, by the candidates for it
 
@@ -90,7 +91,7 @@ class Planner:
         chosen = grids(shared(everything), seen, session, progress)
         layout = Layout(everything, shapes, self._float_readers(everything), self.plain)
         noise = functools.partial(_noise, session, layout, chosen, weights)
-        damage = functools.partial(_damage, everything, noise, progress)
+        damage = functools.partial(_damage, everything, noise, session.seconds, progress)
         return self._static(place(layout, self.costs, damage, noise, allowed), layout, chosen)
 
     def _candidates(self, usable: Callable[[Unit], bool]) -> list[Unit]:
@@ -199,13 +200,18 @@ def _noise(
 
 
 def _damage(
-    everything: Sequence[Unit], noise: Callable[[Sequence[Unit]], float], progress: Progress
+    everything: Sequence[Unit], noise: Callable[[Sequence[Unit]], float], seconds: float, progress: Progress
 ) -> dict[str, float]:
-    """The noise that each unit makes alone, by its key."""
+    """The noise that each unit makes alone, by its key.
+
+    Where that would take too long, neighbours are tried together, and each gets its share of what they do.
+    """
+    together = max(1, math.ceil(len(everything) * seconds / _DAMAGE_SECONDS))
     progress.start("measuring what each operator loses on integers", len(everything))
-    found = {}
-    for unit in everything:
-        progress.advance(unit.name)
-        found[unit.key] = noise((unit,))
+    found: dict[str, float] = {}
+    for first in range(0, len(everything), together):
+        part = everything[first : first + together]
+        progress.advance(part[0].name, len(part))
+        found.update(dict.fromkeys((u.key for u in part), noise(part) / len(part)))
     progress.finish()
     return found

@@ -79,8 +79,8 @@ def survey(
         else:
             reasons.append((weight, reason))
     planner, part = None, Static()
-    ready = context.fast_forms and context.probe is not None and model.opset >= static.MIN_OPSET
-    if with_static and ready and context.probe is not None and context.chains is not None:
+    ready = with_static and model.opset >= static.MIN_OPSET
+    if ready and context.probe is not None and context.chains is not None:
         planner = Planner(model, scopes, namer, context.probe, context.chains, plain)
         part = _static(planner, context, selection)
     kept = [(w, r) for w, r in reasons if w.scope is not scopes.main or w.name not in part.weights]

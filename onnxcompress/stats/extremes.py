@@ -42,7 +42,12 @@ class Extremes:
 
 
 def extremes(
-    model: Model, shapes: Mapping[str, tuple[int, ...]], calls: Iterable[Feeds], *, threads: int | None = None
+    model: Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    calls: Iterable[Feeds],
+    count: int,
+    *,
+    threads: int | None = None,
 ) -> dict[str, Extremes]:
     """Run the model and watch float values of its main graph.
 
@@ -50,6 +55,7 @@ def extremes(
         model: the model, from opset 10.
         shapes: the values to watch, each with a shape that it had.
         calls: inputs, read one at a time.
+        count: how many there are; the more, the fewer values are kept of each.
         threads: threads of the runtime.
 
     Raises:
@@ -59,7 +65,7 @@ def extremes(
     twin = model.copy()
     names = list(shapes)
     for index, name in enumerate(names):
-        _watch(twin.proto.graph, name, index, shapes[name])
+        _watch(twin.proto.graph, name, index, shapes[name], max(1, min(_SAMPLE, _KEPT // max(count, 1))))
     low, high = dict.fromkeys(names, math.inf), dict.fromkeys(names, -math.inf)
     samples: dict[str, list[Array]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
@@ -89,7 +95,7 @@ def _thinned(parts: Sequence[Array]) -> Array:
     return whole[:: max(1, whole.size // _KEPT)].astype(np.float32)
 
 
-def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...]) -> None:
+def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...], kept: int) -> None:
     def value(word: str) -> str:
         return f"{_PREFIX}_{word}_{index}"
 
@@ -100,7 +106,7 @@ def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...]
         graph.node.append(helper.make_node(op, [name], [value(word)], keepdims=0))
         output(word)
     rest = math.prod(shape[1:])
-    step = max(1, rest * shape[0] // _SAMPLE) if shape else 1
+    step = max(1, rest * shape[0] // kept) if shape else 1
     step += step % 2 == 0 and step > 1  # odd, so that it does not fall in step with sizes that are powers of two
     flat = value("flat")
     graph.node.append(helper.make_node("Flatten", [name], [flat], axis=1 if len(shape) > 1 else 0))

@@ -37,7 +37,7 @@ class Probe:
         """Ranges and samples of values over the data."""
         calls = self.data.take(_MOST_CALLS)
         self.progress.start("watching what layers see", len(calls))
-        found = extremes(model, shapes, self._told(calls), threads=self.threads)
+        found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads)
         self.progress.finish()
         return found
 

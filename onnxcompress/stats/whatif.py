@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Grid = tuple[float, int]  # scale, zero point
 _PREFIX = "onnxcompress_whatif"
+_TRIAL_SECONDS = 0.5
 
 
 class WhatIf:
@@ -40,7 +41,7 @@ class WhatIf:
         model: the model as it is, from opset 10.
         values: float32 values of the main graph that may be rounded.
         weights: initializers of the main graph that may be replaced.
-        calls: inputs, all of them in memory.
+        calls: inputs, all of them in memory; those are left out that would make trials last too long.
         threads: threads of the runtime.
 
     Attributes:
@@ -58,7 +59,6 @@ class WhatIf:
         calls: Sequence[Feeds],
         threads: int | None = None,
     ) -> None:
-        self._calls = calls
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
         graph = twin.proto.graph
@@ -71,7 +71,13 @@ class WhatIf:
             self._session = Session(path, threads=threads)
         self._run(calls[0], {}, {})  # the first call of a session takes longer
         started = time.perf_counter()
-        self._expected = [self._run(feeds, {}, {}) for feeds in calls]
+        self._calls: list[Feeds] = []
+        self._expected: list[dict[str, Array]] = []
+        for feeds in calls:
+            if self._calls and time.perf_counter() - started > _TRIAL_SECONDS:
+                break
+            self._calls.append(feeds)
+            self._expected.append(self._run(feeds, {}, {}))
         self.seconds = time.perf_counter() - started
         self._groups = [_groups(outputs) for outputs in self._expected]
 

@@ -1,0 +1,131 @@
+"""The ways in which one plan can be written, tried one after the other until a result holds and is not slower.
+
+First whatever the costs say; then, where the outputs moved too far, with less noise allowed to static integers; without
+static integers; at the end with every weight decoded at load, which runs at the original's speed. Of those that hold,
+the fastest is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnxcompress.forms import static
+from onnxcompress.passes.base import NOISE_LIMIT, PlanningPass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxcompress.graph.model import Model
+    from onnxcompress.pipeline import Ran
+    from onnxcompress.verify.budgets import Budgets
+    from onnxcompress.verify.verify import Verification
+
+_STORAGE_FORMS = {"decode", "gather", "float16", "bfloat16"}  # a later attempt would write them again
+_NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
+_PAYS = 1.03  # static integers move the outputs, so they have to be faster, not only not slower
+_STRICTER = 4.0  # of the noise, at each step
+_STRICTER_STEPS = 2
+_FIDELITY = {"min_sqnr", "min_cosine", "min_agreement", "max_drop"}
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How freely a plan may be made. ``noise_limit``: what static integers may leave at the outputs."""
+
+    fast_forms: bool = True
+    chains: bool = True
+    noise_limit: float = NOISE_LIMIT
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to write the model, as it was tried."""
+
+    manner: Manner
+    model: Model
+    ran: Sequence[Ran]
+    verification: Verification
+
+    @property
+    def speedup(self) -> float:
+        """Over the original; 1 where it was not timed."""
+        return self.verification.latency.speedup if self.verification.latency else 1.0
+
+    @property
+    def slower(self) -> bool:
+        """True when it is slower than the original, beyond noise, or no faster in spite of static integers."""
+        latency = self.verification.latency
+        if latency is None:
+            return False
+        return latency.speedup_high < _NOISE or (self.has_chains and latency.speedup < _PAYS)
+
+    @property
+    def forms(self) -> set[str]:
+        """All forms in it."""
+        plans = [r for r in self.ran if isinstance(r.step, PlanningPass)]
+        return {form for r in plans for o in r.outcomes if o.record.form for form in o.record.form.split("+")}
+
+    @property
+    def has_chains(self) -> bool:
+        """True where operators run on static integers."""
+        return static.NAME in self.forms
+
+    @property
+    def strays(self) -> bool:
+        """True where a limit on fidelity is missed."""
+        return any(not c.ok and c.name in _FIDELITY for c in self.verification.checks)
+
+    @property
+    def settled(self) -> bool:
+        """True where there is nothing to be gained from another attempt."""
+        return self.verification.passed and not self.slower
+
+    def told(self) -> str:
+        """What was wrong with it, as the beginning of a sentence."""
+        why = "slower than the original" if self.slower else "not within the checks and budgets"
+        return f"the forms chosen by cost were {why} ({self.speedup:.2f}x)"
+
+
+def first_manner(budgets: Budgets) -> Manner:
+    """What is tried first: a limit on fidelity that was asked for replaces the one that goes without saying."""
+    limits = []
+    if budgets.min_sqnr is not None:
+        limits.append(10 ** (-(budgets.min_sqnr + 1) / 10))  # the rest of the noise is that of the other weights
+    if budgets.min_cosine is not None and budgets.min_cosine < 1:
+        limits.append(1.6 * (1 - budgets.min_cosine))  # cos = 1 - noise / 2 for noise at right angles to the signal
+    return Manner(noise_limit=min(limits, default=NOISE_LIMIT))
+
+
+def following(tried: Sequence[Attempt]) -> Manner | None:
+    """What is to be tried after these attempts; None where nothing is left or the last one will do."""
+    last = tried[-1]
+    if last.settled or not last.forms - _STORAGE_FORMS:
+        return None
+    manner = last.manner
+    if last.has_chains:
+        stricter = sum(a.manner.noise_limit < tried[0].manner.noise_limit for a in tried)
+        if last.strays and stricter < _STRICTER_STEPS:
+            return replace(manner, noise_limit=manner.noise_limit / _STRICTER)
+        return replace(manner, chains=False)
+    return replace(manner, fast_forms=False)
+
+
+def best(tried: Sequence[Attempt]) -> Attempt:
+    """The attempt to keep: of those that hold the fastest, else the last."""
+    holding = [a for a in tried if a.verification.passed]
+    settled = [a for a in holding if a.settled]
+    return max(settled or holding or tried[-1:], key=lambda a: a.speedup)
+
+
+def taken_back(tried: Sequence[Attempt], kept: Attempt) -> str | None:
+    """The sentence for the report on attempts that were not kept, or that did no better."""
+    if len(tried) == 1:
+        return None
+    first = tried[0]
+    if kept is first:
+        return f"{first.told()}, but decoded weights do no better"
+    if not kept.manner.fast_forms:
+        return f"{first.told()}: taken back to weights that are decoded when the model is loaded"
+    how = "without static integers" if not kept.manner.chains else "with fewer operators on static integers"
+    return f"{first.told()}: written again {how}"
