@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxcompress import inputs, pipeline, provenance
 from onnxcompress.attempts import Attempt, Manner, best, first_manner, following, taken_back
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Everything about a run that is not part of the recipe. ``seconds`` is the time for measuring latency."""
+    """Everything about a run that is not part of the recipe.
+
+    ``seconds`` is the time for measuring latency, ``max_memory`` the bytes that statistics may take.
+    """
 
     output: Path | None = None
     force: bool = False
@@ -50,6 +53,7 @@ class RunOptions:
     threads: int | None = None
     seed: int = 0
     seconds: float = 4.0
+    max_memory: int = 1 << 30
     progress: Progress = field(default_factory=Silent)
 
 
@@ -111,6 +115,7 @@ class _Run:
         part = f".{self.target.stem}.{os.getpid()}.candidate.onnx"
         self.hashing = ThreadPoolExecutor(1, "hash")
         self.original = self.hashing.submit(model_facts, self.source)
+        self.memory: dict[str, Any] = {}
         self.candidate = self.target.with_name(part)
 
     def _refuse_unjudgeable(self) -> None:
@@ -141,6 +146,7 @@ class _Run:
         environment = pipeline.Environment(
             self.data, self.options.threads, self.options.seed, manner.fast_forms, self.options.progress,
             noise_limit=manner.noise_limit, chains=manner.chains,
+            identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory,
         )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), self.recipe.steps, environment)
         _refuse_idle(ran)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxcompress import guards
 from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
@@ -49,15 +49,23 @@ class Environment:
     progress: Progress = field(default_factory=Silent)
     noise_limit: float = NOISE_LIMIT
     chains: bool = True
+    identity: str | None = None
+    max_memory: int = 1 << 30
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def real(self) -> bool:
         """Whether the data were given, and not made up."""
         return self.data is not None and self.data.source != "synthetic"
 
-    def probe(self) -> Probe | None:
-        """What runs the model on real data."""
-        return Probe(self.data, self.threads, self.progress) if self.data is not None and self.real else None
+    def probe(self, model: Model, before: str) -> Probe | None:
+        """What runs the model on real data; ``before`` tells what was done to it already."""
+        if self.data is None or not self.real:
+            return None
+        key = f"{before} opset {model.opset}"
+        identity = None if self.identity is None else f"{self.identity} {key}"
+        memory = self.memory.setdefault(key, {})
+        return Probe(self.data, self.threads, self.progress, identity, self.max_memory, memory)
 
     @property
     def chained(self) -> bool:
@@ -93,19 +101,20 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
         UsageError: an option does not fit the model.
     """
     before = interface(model.proto)
-    ran = []
+    ran: list[Ran] = []
     for step in steps:
         environment.progress.start(step.name)
-        model, done = _run(model, step, before, environment)
+        done_before = ", ".join(repr(r.step) for r in ran)
+        model, done = _run(model, step, before, environment, done_before)
         environment.progress.finish()
         ran.append(done)
     return model, ran
 
 
-def _run(model: Model, step: Pass, before: Interface, environment: Environment) -> tuple[Model, Ran]:
+def _run(model: Model, step: Pass, before: Interface, environment: Environment, done_before: str) -> tuple[Model, Ran]:
     started = time.perf_counter()
     if isinstance(step, PlanningPass):
-        model, outcomes, notes = _planned(model, step, environment)
+        model, outcomes, notes = _planned(model, step, environment, done_before)
         layers: Sequence[LayerRecord] = ()
     else:
         rewritten = step.rewrite(model, Context(seed=environment.seed, progress=environment.progress))
@@ -115,7 +124,7 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment) 
 
 
 def _planned(
-    model: Model, step: PlanningPass, environment: Environment
+    model: Model, step: PlanningPass, environment: Environment, before: str
 ) -> tuple[Model, Sequence[Planned | Skip], tuple[str, ...]]:
     notes: list[str] = []
     limit = None
@@ -124,7 +133,7 @@ def _planned(
         if wanted > model.opset and limit is None:
             model, limit = _at_opset(model, wanted, environment, notes)
         model = model.copy()
-        context, more = _context(model, step, environment, limit)
+        context, more = _context(model, step, environment, limit, before)
         outcomes = list(step.plan(model, context))
         wanted = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
         if wanted <= model.opset or limit is not None:
@@ -145,7 +154,7 @@ def _at_opset(model: Model, wanted: int, environment: Environment, notes: list[s
 
 
 def _context(
-    model: Model, step: PlanningPass, environment: Environment, limit: int | None
+    model: Model, step: PlanningPass, environment: Environment, limit: int | None, before: str
 ) -> tuple[Context, list[str]]:
     """What the pass may know, from running the model where that is wanted and possible."""
     observed: dict[str, Observed] = {}
@@ -162,7 +171,7 @@ def _context(
     table = remembered.costs(isa_class(), step.measured(model, observed), environment.progress)
     context = Context(
         observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
-        progress=environment.progress, opset_limit=limit, probe=environment.probe(),
+        progress=environment.progress, opset_limit=limit, probe=environment.probe(model, before),
         chains=shipped(isa_class()) if environment.chained else None, noise_limit=environment.noise_limit,
     )  # fmt: skip
     return dataclasses.replace(context, damage=_damage(model, step, context, environment)), notes

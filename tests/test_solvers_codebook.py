@@ -135,7 +135,17 @@ def test_any_weight_and_any_inputs(W: np.ndarray, bits: int, length: int, sample
     assert np.isfinite(found.dequantize(groups_of("rows", *W.shape), (W.shape[0], W.shape[1]))).all()
     if len(np.unique(W)) <= 1 << bits:
         exact = codebook(W, None, bits, iterations=4)
-        np.testing.assert_array_equal(exact.dequantize(None, (W.shape[0], W.shape[1])), W)
+        np.testing.assert_allclose(exact.dequantize(None, (W.shape[0], W.shape[1])), W, rtol=0, atol=1e-35)
+
+
+@pytest.mark.parametrize("size", [2.0**115, 2.0**-100])
+def test_the_size_of_the_weights_does_not_matter(size: float) -> None:
+    W, H = normal(16, 32), gram(32)
+    for length, groups in ((1, None), (2, None), (1, groups_of("rows", 16, 32))):
+        found, other = (codebook(w, H, 4, length, groups) for w in (W, W * np.float32(size)))
+        np.testing.assert_array_equal(found.indices, other.indices)
+        ratio = other.dequantize(groups, (16, 32)) / found.dequantize(groups, (16, 32))
+        np.testing.assert_allclose(ratio, size, rtol=1e-5)
 
 
 def test_groups_of_channels_share_the_table() -> None:

@@ -168,6 +168,18 @@ def test_groups_of_channels_are_layers_of_their_own(grid: Grid, parts: int, solv
         )
 
 
+@pytest.mark.parametrize("size", [1e36, 1e30, 1e-30, 1e-40])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_weights_at_the_ends_of_their_type(grid: Grid, size: float) -> None:
+    W, H = (normal(6, 36).astype(np.float64) * size).astype(np.float32), gram(36)
+    groups = groups_of("rows", 6, 36)
+    start = feedback(W, H, grid, groups)
+    for found in (start, descent(W, H, start, grid, groups), learned(W, H, start, grid, groups, steps=3)):
+        assert np.isfinite(decoded(found, grid)).all()
+        assert found.codes.min() >= grid.low
+        assert found.codes.max() <= grid.high
+
+
 def test_dead_inputs_keep_their_codes() -> None:
     W, H, groups = normal(8, 40), gram(40), groups_of("rows", 8, 40)
     dead = np.arange(0, 40, 3)

@@ -6,6 +6,7 @@ the tensors and nodes for a weight, and states the operator sets that it needs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,11 @@ from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.solvers.grid import Quantized, quantize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from onnxcompress.graph.layers import Weight
     from onnxcompress.solvers.groups import Grid, Groups
 
 MICROSOFT = "com.microsoft"
+Solve = Callable[["Writing", np.ndarray, np.dtype | None], Quantized | None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Writing:
     """One weight on its way into a form. ``flipped``: a matrix that is stored as its transpose from now on.
 
     ``keep_sums``: its rounding errors are to cancel within each group. ``solve`` finds the codes in place of rounding,
-    from the values and the type of the scales. ``outliers``: the inputs that the split form leaves in float, ascending.
+    from the writing, its values and the type of the scales; where it finds none they are rounded. ``outliers``: the
+    inputs that the split form leaves in float, ascending.
     ``residual``: what is added to the decoded weight. ``codebook``: the weight is stored so instead of on the grid.
     ``floor``: least scales, which broadcast against those of the groups.
     """
@@ -86,7 +87,7 @@ class Writing:
     namer: Namer
     flipped: bool = False
     keep_sums: bool = False
-    solve: Callable[[np.ndarray, np.dtype | None], Quantized] | None = None
+    solve: Solve | None = None
     outliers: tuple[int, ...] = ()
     residual: Residual | None = None
     codebook: Coding | None = None
@@ -159,8 +160,9 @@ def quantized(writing: Writing, scale_dtype: np.dtype | None = None) -> Quantize
     """
     values = writing.values()
     try:
-        if writing.solve is not None:
-            return writing.solve(values, scale_dtype)
+        found = writing.solve(writing, values, scale_dtype) if writing.solve is not None else None
+        if found is not None:
+            return found
         return quantize(
             values, writing.grid, writing.groups, scale_dtype, keep_sums=writing.keep_sums, floor=writing.floor
         )

@@ -15,6 +15,7 @@ from onnxcompress.passes.choosing import Chooser, stored_only
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 
 if TYPE_CHECKING:
+    from onnxcompress.forms.base import Solve
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.model import Model
 
@@ -71,12 +72,13 @@ def quantized_values(draft: Draft) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Grouping:
-    """What options say of groups. ``block_size`` None: as needed; 0: whole channels."""
+    """What options say of groups. ``block_size`` None: as needed; 0: whole channels. ``solve``: as for `Writing`."""
 
     grid: Grid
     block_size: int | None
     per_tensor: bool
     chooser: Chooser
+    solve: Solve | None = None
 
     @property
     def open(self) -> bool:
@@ -92,7 +94,9 @@ class Grouping:
         if flipped:
             own = tuple(1 - axis for axis in own)
         dims = weight.dims[::-1] if flipped else weight.dims
-        writing = Writing(model, weight, self.grid, self._groups(dims, own), namer, flipped, _convolves(weight))
+        writing = Writing(
+            model, weight, self.grid, self._groups(dims, own), namer, flipped, _convolves(weight), solve=self.solve
+        )
         return Draft(writing, own, self.chooser.choose(writing), _scale_dtype(writing))
 
     def redrafted(self, draft: Draft, writing: Writing, peak: float) -> Draft:

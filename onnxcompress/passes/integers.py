@@ -26,6 +26,7 @@ from onnxcompress.solvers.groups import Grid, per_channel
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from onnxcompress.forms.base import Solve
     from onnxcompress.forms.chain_costs import ChainCosts
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.model import Model
@@ -59,7 +60,8 @@ class Static:
 class Planner:
     """Finds the static part of a model, and writes it.
 
-    ``plain`` gives the microseconds of a unit where it does not run on static integers; None for its float cost.
+    ``solve`` rounds weights, as for `Writing`. ``plain`` gives the microseconds of a unit where it does not run on
+    static integers; None for its float cost.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Planner:
         self.probe = probe
         self.costs = costs
         self.plain = plain
+        self.solve: Solve | None = None
         self._floors: dict[str, Array] = {}
 
     def found(self, allowed: float, usable: Callable[[Unit], bool], progress: Progress) -> Static:
@@ -142,7 +145,10 @@ class Planner:
         floor = self._floors.get(unit.key)
         if floor is not None:
             floor = floor.reshape(groups.scale_shape)
-        return Writing(self.model, weight, Grid(8), groups, self.namer, keep_sums=unit.op == "Conv", floor=floor)
+        return Writing(
+            self.model, weight, Grid(8), groups, self.namer,
+            keep_sums=unit.op == "Conv", floor=floor, solve=self.solve,
+        )  # fmt: skip
 
     def bias(self, unit: Unit) -> Array | None:
         """The bias of a unit."""

@@ -8,6 +8,7 @@ after its lookup, and every other weight decodes itself when the model is loaded
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import field
@@ -159,6 +160,7 @@ class Quantize:
         if self.scheme in ("float16", "bfloat16") or not grouping.open:
             return {}
         found = self._survey(model, context)
+        grouping = dataclasses.replace(grouping, solve=found.solve)
         main = [w for w in found.rest if w.scope is found.scopes.main and w.constant is None]
         drafts = [grouping.draft(model, w, found.namer) for w in main]
         if sum(d.original_nbytes for d in drafts if d.stored_only) > _MOST_ON_TRIAL:
@@ -217,6 +219,7 @@ class Quantize:
         self, model: Model, found: Survey, context: Context, chained: Sequence[Planned]
     ) -> Iterator[Planned | Skip]:
         grouping = self._grouping(context)
+        grouping = dataclasses.replace(grouping, solve=found.solve)
         drafts = [grouping.draft(model, weight, found.namer) for weight in found.rest]
         rungs: list[Rung] = [Rung(d, d.nbytes, 0.0) for d in drafts]
         if grouping.open:

@@ -13,16 +13,19 @@ from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.base import Planned
 from onnxcompress.passes.integers import Planner, Static
+from onnxcompress.passes.rounding import Rounding, layers
 from onnxcompress.passes.selection import Selection
 from onnxcompress.report import LayerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from onnxcompress.forms.base import Codes
+    from onnxcompress.forms.base import Codes, Solve
     from onnxcompress.forms.chains import Unit
     from onnxcompress.graph.model import Model
+    from onnxcompress.graph.scopes import Scope
     from onnxcompress.passes.base import Context
+    from onnxcompress.stats.archive import Archive
 
 TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
 
@@ -37,11 +40,17 @@ class Survey:
     reasons: tuple[tuple[Weight, str], ...]
     planner: Planner | None
     static: Static
+    rounding: Rounding | None
 
     @property
     def rest(self) -> list[Weight]:
         """The weights that may change and are not a part of what runs on static integers."""
         return [w for w in self.fit if w.scope is not self.scopes.main or w.name not in self.static.weights]
+
+    @property
+    def solve(self) -> Solve | None:
+        """What rounds weights on what layers see."""
+        return self.rounding.solve if self.rounding is not None else None
 
     def edits(self) -> Iterator[Planned]:
         """What becomes of the operators that run on static integers."""
@@ -78,13 +87,52 @@ def survey(
             fit.append(weight)
         else:
             reasons.append((weight, reason))
+    rounding = _rounding(model, context, [w for w in found if selection.reason(w) is None], scopes.main)
     planner, part = None, Static()
     ready = with_static and model.opset >= static.MIN_OPSET
     if ready and context.probe is not None and context.chains is not None:
         planner = Planner(model, scopes, namer, context.probe, context.chains, plain)
+        planner.solve = rounding.solve if rounding is not None else None
         part = _static(planner, context, selection)
     kept = [(w, r) for w, r in reasons if w.scope is not scopes.main or w.name not in part.weights]
-    return Survey(scopes, namer, tuple(fit), tuple(kept), planner, part)
+    return Survey(scopes, namer, tuple(fit), tuple(kept), planner, part, rounding)
+
+
+def _rounding(model: Model, context: Context, found: Sequence[Weight], main: Scope) -> Rounding | None:
+    """What layers see, where the model can be run on real data."""
+    nodes = layers([w for w in found if is_layer_of(w)], main) if context.probe is not None else []
+    if context.probe is None or not nodes:
+        return None
+    try:
+        archive = context.probe.archive(model, nodes)
+    except RuntimeFailure as error:
+        context.notes.append(f"weights were rounded to nearest, as layers could not be watched: {error.message}")
+        return None
+    context.notes.extend(_told(archive))
+    return Rounding(archive)
+
+
+def is_layer_of(weight: Weight) -> bool:
+    """True for a weight of a layer that callers cannot replace."""
+    return not weight.overridable and any(is_layer(leaf) for leaf in weight.leaves)
+
+
+def _told(archive: Archive) -> Iterator[str]:
+    """What there is to say about what layers see."""
+    if archive.passes > 1:
+        yield f"what layers see was measured in {archive.passes} passes over the data, to stay within --max-memory"
+    if archive.dead:
+        shown = ", ".join(archive.dead[:3]) + (", ..." if len(archive.dead) > 3 else "")
+        yield f"the data never exercise {len(archive.dead)} layers, whose weights are rounded to nearest: {shown}"
+    for reason, names in _by_reason(archive.left_out).items():
+        yield f"weights of {len(names)} layers are rounded to nearest, such as {names[0]}: {reason}"
+
+
+def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def _static(planner: Planner, context: Context, selection: Selection) -> Static:

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from onnxcompress.graph import writer
 from onnxcompress.progress import Progress, Silent
+from onnxcompress.runtime.session import Session
 from onnxcompress.stats.activations import observe
+from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.extremes import Extremes, extremes
 from onnxcompress.stats.whatif import WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import onnx
+
     from onnxcompress.data.dataset import Dataset, Feeds
     from onnxcompress.graph.model import Model
 
 _MOST_CALLS = 128
 _TRIAL_CALLS = 4
+_FEWEST_CALLS = 4
+_GRAM_SECONDS = 40.0
+_GRAM_COST = 4  # inferences that a call takes while Gram matrices are measured
 
 
 @dataclass
 class Probe:
-    """Runs a model on its data. ``data`` are real: what synthetic inputs do to a model says little of its ranges."""
+    """Runs a model on its data. ``data`` are real: what synthetic inputs do to a model says little of its ranges.
+
+    ``identity`` tells the model from all others, None where nothing is to be remembered on disk; ``max_memory`` bounds
+    the bytes of Gram matrices; ``memory`` keeps what was measured for later probes of the same model.
+    """
 
     data: Dataset
     threads: int | None = None
     progress: Progress = field(default_factory=Silent)
+    identity: str | None = None
+    max_memory: int = 1 << 30
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def shapes(self, model: Model, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """The shape of each value in the first call."""
@@ -40,6 +58,31 @@ class Probe:
         found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads)
         self.progress.finish()
         return found
+
+    def archive(self, model: Model, nodes: Sequence[onnx.NodeProto]) -> Archive:
+        """What layers see, from as many calls as take bearable time."""
+        key = " ".join(node.output[0] for node in nodes)
+        if key not in self.memory:
+            calls = self.data.take(self._bearable(model))
+            self.memory[key] = collected(
+                model, nodes, calls, self.identity,
+                threads=self.threads, max_memory=self.max_memory, progress=self.progress,
+            )  # fmt: skip
+        found: Archive = self.memory[key]
+        return found
+
+    def _bearable(self, model: Model) -> int:
+        """Calls on which Gram matrices are measured within about a minute."""
+        with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+            path = Path(folder) / "model.onnx"
+            writer.save(model, path, durable=False)
+            session = Session(path, threads=self.threads)
+        feeds = self.data.first()
+        session.run(feeds)
+        started = time.perf_counter()
+        session.run(feeds)
+        seconds = time.perf_counter() - started
+        return max(_FEWEST_CALLS, min(_MOST_CALLS, int(_GRAM_SECONDS / (_GRAM_COST * seconds + 1e-9))))
 
     def whatif(self, model: Model, values: Sequence[str], weights: Sequence[str]) -> WhatIf:
         """A session for trials."""
