@@ -77,7 +77,8 @@ class Writing:
     from the writing, its values and the type of the scales; where it finds none they are rounded. ``outliers``: the
     inputs that the split form leaves in float, ascending.
     ``residual``: what is added to the decoded weight. ``codebook``: the weight is stored so instead of on the grid.
-    ``floor``: least scales, which broadcast against those of the groups.
+    ``floor``: least scales, which broadcast against those of the groups. ``shift``: what the bias of the reader gets
+    for what its codes lose of the mean of the inputs, (outputs,); only where that bias is written as well.
     """
 
     model: Model
@@ -92,6 +93,7 @@ class Writing:
     residual: Residual | None = None
     codebook: Coding | None = None
     floor: np.ndarray | None = None
+    shift: Callable[[Writing, Quantized], np.ndarray] | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxcompress.forms.chains import Unit
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.scopes import Scope
+    from onnxcompress.solvers.grid import Quantized
 
 NAME = "static"
 MIN_OPSET = 13
@@ -175,11 +176,14 @@ class Writer:
             return codes
         seen = np.float32(self._values[unit.inputs[0]].scale)
         values = bias.reshape(-1).astype(np.float64)
+        shift = writing.shift
+
+        def rounded(q: Quantized) -> np.ndarray:
+            wanted = values if shift is None else values + shift(writing, q)
+            return np.rint(wanted / (seen * q.scale.reshape(-1).astype(np.float64)))
+
         place = self._namer(f"{unit.output}.b")
-        whole = codes.stored(
-            f"{place}q", np.dtype(np.int32), (channels,),
-            lambda q: np.rint(values / (seen * q.scale.reshape(-1).astype(np.float64))),
-        )  # fmt: skip
+        whole = codes.stored(f"{place}q", np.dtype(np.int32), (channels,), rounded)  # fmt: skip
         step = codes.stored(f"{place}s", np.dtype(np.float32), (channels,), lambda q: q.scale.reshape(-1) * seen)
         tensors += [whole, step]
         prelude.append(helper.make_node("DequantizeLinear", [whole.name, step.name], [place], axis=0))

@@ -26,11 +26,11 @@ from onnxcompress.solvers.groups import Grid, per_channel
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from onnxcompress.forms.base import Solve
     from onnxcompress.forms.chain_costs import ChainCosts
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.model import Model
     from onnxcompress.graph.scopes import Scopes
+    from onnxcompress.passes.rounding import Rounding
     from onnxcompress.progress import Progress
     from onnxcompress.stats.extremes import Extremes
     from onnxcompress.stats.probe import Probe
@@ -60,7 +60,7 @@ class Static:
 class Planner:
     """Finds the static part of a model, and writes it.
 
-    ``solve`` rounds weights, as for `Writing`. ``plain`` gives the microseconds of a unit where it does not run on
+    ``rounding`` solves weights. ``plain`` gives the microseconds of a unit where it does not run on
     static integers; None for its float cost.
     """
 
@@ -74,7 +74,7 @@ class Planner:
         self.probe = probe
         self.costs = costs
         self.plain = plain
-        self.solve: Solve | None = None
+        self.rounding: Rounding | None = None
         self._floors: dict[str, Array] = {}
 
     def found(self, allowed: float, usable: Callable[[Unit], bool], progress: Progress) -> Static:
@@ -89,8 +89,8 @@ class Planner:
             return Static()
         seen = self.probe.extremes(self.model, {n: shapes[n] for n in names})
         self._note_floors(everything, seen)
-        weights = {u.weight.name: self._rounded(u) for u in everything if u.weight is not None}
-        session = self.probe.whatif(self.model, names, list(weights))
+        weights = {u.key: self._rounded(u) for u in everything}
+        session = self.probe.whatif(self.model, names, [n for made in weights.values() for n in made])
         chosen = grids(shared(everything), seen, session, progress)
         layout = Layout(everything, shapes, self._float_readers(everything), self.plain)
         noise = functools.partial(_noise, session, layout, chosen, weights)
@@ -147,8 +147,16 @@ class Planner:
             floor = floor.reshape(groups.scale_shape)
         return Writing(
             self.model, weight, Grid(8), groups, self.namer,
-            keep_sums=unit.op == "Conv", floor=floor, solve=self.solve,
+            keep_sums=unit.op == "Conv", floor=floor,
+            solve=self.rounding.solve if self.rounding is not None else None,
+            shift=self.rounding.shift if self._shifts(unit) and self.rounding is not None else None,
         )  # fmt: skip
+
+    def _shifts(self, unit: Unit) -> bool:
+        """Whether the bias takes over what codes lose of the mean."""
+        known = self.rounding is not None and unit.weight is not None and self.rounding.knows(unit.weight)
+        alone = unit.bias is not None and len(self.scopes.uses(self.scopes.main, unit.bias)) == 1
+        return known and alone and unit.weight is not None and len(unit.weight.leaves) == 1
 
     def bias(self, unit: Unit) -> Array | None:
         """The bias of a unit."""
@@ -157,11 +165,16 @@ class Planner:
         tensor = self.scopes.main.initializers.get(unit.bias)
         return None if tensor is None else self.model.array(tensor)
 
-    def _rounded(self, unit: Unit) -> Array:
-        writing = self.writing(unit)
+    def _rounded(self, unit: Unit) -> dict[str, Array]:
+        """Weight and bias of a unit as their codes give them."""
+        writing, bias = self.writing(unit), self.bias(unit)
         if writing is None:
-            raise ValueError(unit.name)
-        return np.ascontiguousarray(quantized(writing, np.dtype(np.float32)).dequantize().reshape(writing.dims))
+            return {}
+        found = quantized(writing, np.dtype(np.float32))
+        made = {writing.weight.name: np.ascontiguousarray(found.dequantize().reshape(writing.dims))}
+        if writing.shift is not None and bias is not None and unit.bias is not None:
+            made[unit.bias] = (bias + writing.shift(writing, found)).astype(np.float32)
+        return made
 
     # -------------------------------------------------------------------------------- looking
 
@@ -197,12 +210,12 @@ def _values(everything: Sequence[Unit]) -> list[str]:
 
 
 def _noise(
-    session: WhatIf, layout: Layout, chosen: Mapping[str, tuple[float, int]], weights: Mapping[str, Array],
-    placed: Sequence[Unit],
+    session: WhatIf, layout: Layout, chosen: Mapping[str, tuple[float, int]],
+    weights: Mapping[str, Mapping[str, Array]], placed: Sequence[Unit],
 ) -> float:  # fmt: skip
     """Noise-to-signal ratio at the worst output with these units on integers."""
     used = {n: chosen[n] for n in layout.values(placed)}
-    return session.noise(used, {u.weight.name: weights[u.weight.name] for u in placed if u.weight is not None})
+    return session.noise(used, {name: values for u in placed for name, values in weights[u.key].items()})
 
 
 def _damage(

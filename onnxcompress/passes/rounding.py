@@ -3,7 +3,10 @@
     minimise  tr((W − Ŵ) H (W − Ŵ)ᵀ),   H = E[x xᵀ],   Ŵ on the grid
 
 by error feedback, and for few bits or small kernels by coordinate descent from there. A weight that nothing was measured for is
-rounded to nearest.
+rounded to nearest. Where the
+bias of the layer is written as well it takes over what codes lose of the mean, b + (W − Ŵ) E[x], and the covariance
+stands in for H
+(bias correction, Nagel et al. 2019, arXiv 1906.04721).
 """
 
 from __future__ import annotations
@@ -42,6 +45,12 @@ def layers(weights: Sequence[Weight], main: Scope) -> list[onnx.NodeProto]:
     return list(found.values())
 
 
+def centred(H: Array, mean: Array) -> Array:
+    """E[x xᵀ] − E[x] E[x]ᵀ, for one group or several."""
+    found: Array = H - mean[..., :, np.newaxis] * mean[..., np.newaxis, :]
+    return found
+
+
 @dataclass(frozen=True)
 class Rounding:
     """Solves weights on what was measured."""
@@ -61,7 +70,9 @@ class Rounding:
         seen = self._seen(writing)
         if seen is None:
             return None
-        rows, H = seen
+        rows, H, mean = seen
+        if writing.shift is not None:
+            H = centred(H, mean)
         W = rows.matrix(values)
         importance = np.maximum(np.diagonal(H, axis1=-2, axis2=-1), 0)
         if not importance.any():
@@ -75,23 +86,34 @@ class Rounding:
             found = descent(W, H, found, writing.grid, rows.groups)
         return rows.to_stored(found)
 
-    def matrix(self, writing: Writing) -> tuple[Rows, Array] | None:
-        """The rows of a weight and H, for other solvers."""
-        return self._seen(writing)
+    def shift(self, writing: Writing, found: Quantized) -> Array:
+        """(W − Ŵ) E[x], which the bias takes over, (outputs,); solved codes then lose nothing but variance."""
+        seen = self._seen(writing)
+        if seen is None:
+            return np.zeros(1)
+        rows, _, mean = seen
+        lost = rows.matrix(writing.values()) - rows.matrix(found.dequantize())
+        means = np.atleast_2d(mean)
+        each = lost.reshape(len(means), -1, lost.shape[1]) @ means[:, :, np.newaxis]
+        flat: Array = each.reshape(-1)
+        return flat
 
-    def _seen(self, writing: Writing) -> tuple[Rows, Array] | None:
+    def _seen(self, writing: Writing) -> tuple[Rows, Array, Array] | None:
         total: Array | None = None
+        mean: Array | None = None
         rows: Rows | None = None
         for leaf in writing.weight.leaves:
             if self._name(leaf) not in self.archive:
                 continue
             own = rows_of(writing, leaf)
-            H = self.archive.gram(self._name(leaf)).matrix
+            gram = self.archive.gram(self._name(leaf))
+            H = gram.matrix
             if own is None or own.inputs != H.shape[-1] or (rows is not None and own.order != rows.order):
                 continue
             rows = rows or own
             total = H if total is None or total.shape != H.shape else total + H
-        return None if rows is None or total is None else (rows, total)
+            mean = gram.mean if mean is None else mean
+        return None if rows is None or total is None or mean is None else (rows, total, mean)
 
     @staticmethod
     def _name(leaf: Leaf) -> str:

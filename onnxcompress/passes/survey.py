@@ -92,7 +92,7 @@ def survey(
     ready = with_static and model.opset >= static.MIN_OPSET
     if ready and context.probe is not None and context.chains is not None:
         planner = Planner(model, scopes, namer, context.probe, context.chains, plain)
-        planner.solve = rounding.solve if rounding is not None else None
+        planner.rounding = rounding
         part = _static(planner, context, selection)
     kept = [(w, r) for w, r in reasons if w.scope is not scopes.main or w.name not in part.weights]
     return Survey(scopes, namer, tuple(fit), tuple(kept), planner, part, rounding)

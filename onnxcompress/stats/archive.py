@@ -155,7 +155,8 @@ def _portions(model: Model, nodes: Sequence[onnx.NodeProto], limit: int) -> list
 
 def _matrix_bytes(node: onnx.NodeProto, dims: tuple[int, ...]) -> int:
     if node.op_type == "Conv":
-        groups = int(attribute_value(node, "group", 1))  # type: ignore[call-overload]
-        return 8 * groups * math.prod(dims[1:]) ** 2
+        groups: int = attribute_value(node, "group", 1)  # type: ignore[assignment]
+        inputs = math.prod(dims[1:])
+        return 8 * groups * inputs * inputs
     inputs = int(max(dims[-2:], default=0))
     return 8 * inputs * inputs
