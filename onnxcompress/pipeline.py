@@ -172,7 +172,7 @@ def _context(
     context = Context(
         observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
         progress=environment.progress, opset_limit=limit, probe=environment.probe(model, before),
-        chains=shipped(isa_class()) if environment.chained else None, noise_limit=environment.noise_limit,
+        chains=shipped(isa_class()), chained=environment.chained, noise_limit=environment.noise_limit,
     )  # fmt: skip
     return dataclasses.replace(context, damage=_damage(model, step, context, environment)), notes
 

@@ -139,6 +139,17 @@ class MachineFlags:
         int | None, Option("--threads", min=1, help="Threads of the runtime; its choice by default.")
     ] = None
     seed: Annotated[int, Option("--seed", min=0, help="Seed of everything random.")] = 0
+    max_memory: Annotated[
+        str, Option("--max-memory", metavar="SIZE", help="Memory for statistics of --data, such as 500MB.")
+    ] = "1GiB"
+
+    def memory_bytes(self) -> int:
+        """The memory for statistics.
+
+        Raises:
+            UsageError: it is no size.
+        """
+        return quantities.bytes_of(self.max_memory, "--max-memory")
 
 
 @dataclass(frozen=True)

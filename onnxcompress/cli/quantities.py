@@ -32,6 +32,21 @@ def height_width(text: str, name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def bytes_of(text: str, name: str) -> int:
+    """Bytes: ``500MB``, ``1.5GiB`` or ``1000000``.
+
+    Raises:
+        UsageError: it is no size, or less than a megabyte.
+    """
+    match = re.fullmatch(r"(\d*\.?\d+)\s*([kmg]?)(i?)b?", text.strip().lower(), re.ASCII)
+    if match is not None:
+        base = 1024 if match[3] else 1000
+        found = float(match[1]) * base ** " kmg".index(match[2] or " ")
+        if 1e6 <= found < 2**62:
+            return int(found)
+    raise UsageError(f"{name} is {text!r}", "Give at least a megabyte, such as 500MB or 1GiB.")
+
+
 def _number(word: str) -> float:
     try:
         return float(word)

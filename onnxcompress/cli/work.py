@@ -45,6 +45,7 @@ def run_options(page: Page, data: DataFlags, machine: MachineFlags, write: Write
         device=machine.device,
         threads=machine.threads,
         seed=machine.seed,
+        max_memory=machine.memory_bytes(),
         progress=page.progress,
     )
 

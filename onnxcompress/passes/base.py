@@ -42,7 +42,8 @@ class Context:
     be run; ``damage`` maps initializers that were on trial to the error at the outputs; ``costs`` is what forms
     cost on the processor that the output is for; ``opset_limit`` is set when the model cannot be raised to a newer
     operator set; without ``fast_forms`` every weight is decoded at load. ``probe`` runs the model on real data, and is
-    None where there are none; ``chains`` is what operators cost on integers. ``noise_limit`` is the noise-to-signal
+    None where there are none; ``chains`` is what operators cost on static integers, None
+    where that was not measured, and ``chained`` whether they may be put on them. ``noise_limit`` is the noise-to-signal
     ratio that may be left at the outputs. ``notebook`` is a pass's own, to keep what it need not find
     twice; ``notes`` are sentences for the report.
     """
@@ -56,6 +57,7 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     probe: Probe | None = None
     chains: ChainCosts | None = None
+    chained: bool = True
     noise_limit: float = NOISE_LIMIT
     notebook: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

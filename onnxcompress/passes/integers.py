@@ -60,6 +60,8 @@ class Static:
 class Planner:
     """Finds the static part of a model, and writes it.
 
+    ``weight_bits``: 7 where sums of products of eight bits would saturate.
+
     ``rounding`` solves weights. ``plain`` gives the microseconds of a unit where it does not run on
     static integers; None for its float cost.
     """
@@ -75,6 +77,7 @@ class Planner:
         self.costs = costs
         self.plain = plain
         self.rounding: Rounding | None = None
+        self.weight_bits = 8
         self._floors: dict[str, Array] = {}
 
     def found(self, allowed: float, usable: Callable[[Unit], bool], progress: Progress) -> Static:
@@ -146,7 +149,7 @@ class Planner:
         if floor is not None:
             floor = floor.reshape(groups.scale_shape)
         return Writing(
-            self.model, weight, Grid(8), groups, self.namer,
+            self.model, weight, Grid(self.weight_bits), groups, self.namer,
             keep_sums=unit.op == "Conv", floor=floor,
             solve=self.rounding.solve if self.rounding is not None else None,
             shift=self.rounding.shift if self._shifts(unit) and self.rounding is not None else None,

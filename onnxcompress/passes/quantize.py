@@ -30,7 +30,7 @@ from onnxcompress.passes.allotment import Rung, allotted, ladder, spare
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
 from onnxcompress.passes.grouping import Draft, Grouping, fits_float16, magnitude, quantized_values
-from onnxcompress.passes.survey import Survey, survey, unfit
+from onnxcompress.passes.survey import Chaining, Survey, survey, unfit
 from onnxcompress.report import LayerRecord
 from onnxcompress.solvers.groups import Grid, Groups
 
@@ -82,6 +82,11 @@ class Quantize:
         default=None,
         metadata={"help": "Bits of dynamic activations: 16 in two passes, or 8; default: 8 where --data allow it."},
     )  # fmt: skip
+    reduce_range: bool | None = field(
+        default=None,
+        metadata={"help": "7-bit weights on static integers; default: as the processor needs.",
+                  "flag": "--reduce-range/--full-range"},
+    )  # fmt: skip
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
     requantize: bool = field(default=False, metadata={"help": "Accept a model that is quantized already."})
@@ -121,6 +126,10 @@ class Quantize:
         """That of scales by channel, where operators may run on static integers."""
         found = real and self._may_be_static and any(u.weight for u in units(model))
         return static.MIN_OPSET if found else 1
+
+    @property
+    def _chaining(self) -> Chaining:
+        return Chaining(self._may_be_static, self.scheme == "static", self.reduce_range)
 
     @property
     def _may_be_static(self) -> bool:
@@ -170,6 +179,8 @@ class Quantize:
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
         """One outcome for every stored float tensor, and one for every other operator that runs on integers."""
         self._refuse_quantized(model)
+        if self.scheme == "static" and context.probe is None:
+            raise UsageError("--scheme static has to see real inputs", "Give them with --data.")
         found = self._survey(model, context)
         for weight, reason in found.reasons:
             yield Skip(_skipped(model, weight, reason))
@@ -184,7 +195,7 @@ class Quantize:
     def _survey(self, model: Model, context: Context) -> Survey:
         known = context.notebook.get("survey")
         if known is None:
-            known = survey(model, context, self.include, self.exclude, with_static=self._may_be_static)
+            known = survey(model, context, self.include, self.exclude, self._chaining)
             context.notebook["survey"] = known
         return cast("Survey", known)
 

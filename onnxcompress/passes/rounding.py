@@ -2,10 +2,9 @@
 
     minimise  tr((W − Ŵ) H (W − Ŵ)ᵀ),   H = E[x xᵀ],   Ŵ on the grid
 
-by error feedback, and for few bits or small kernels by coordinate descent from there. A weight that nothing was measured for is
-rounded to nearest. Where the
-bias of the layer is written as well it takes over what codes lose of the mean, b + (W − Ŵ) E[x], and the covariance
-stands in for H
+by error feedback, and for few bits or small kernels by coordinate descent from there. A weight that nothing was
+measured for is rounded to nearest. Where the bias of the layer is written as well it takes over what codes lose of the
+mean, b + (W − Ŵ) E[x], and the covariance stands in for H
 (bias correction, Nagel et al. 2019, arXiv 1906.04721).
 """
 

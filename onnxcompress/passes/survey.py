@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxcompress.errors import RuntimeFailure
-from onnxcompress.forms import static
+from onnxcompress.forms import costs, dynamic, static
+from onnxcompress.forms.chain_costs import shipped
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
 from onnxcompress.graph.scopes import Scopes
@@ -16,9 +17,10 @@ from onnxcompress.passes.integers import Planner, Static
 from onnxcompress.passes.rounding import Rounding, layers
 from onnxcompress.passes.selection import Selection
 from onnxcompress.report import LayerRecord
+from onnxcompress.runtime.machine import isa_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from onnxcompress.forms.base import Codes, Solve
     from onnxcompress.forms.chains import Unit
@@ -27,7 +29,33 @@ if TYPE_CHECKING:
     from onnxcompress.passes.base import Context
     from onnxcompress.stats.archive import Archive
 
+_MEASURED = "vnni"
+_SATURATING = ("avx2", "generic")
 TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
+
+
+@dataclass(frozen=True)
+class Chaining:
+    """What is asked of static integers. ``forced``: even where their costs were not measured."""
+
+    allowed: bool
+    forced: bool = False
+    reduce_range: bool | None = None
+
+    @property
+    def weight_bits(self) -> int:
+        """Seven where the processor adds products of eight bits up in sixteen, which saturates."""
+        reduced = isa_class() in _SATURATING if self.reduce_range is None else self.reduce_range
+        return 7 if reduced else 8
+
+    def portability(self) -> str:
+        """The sentence for the report."""
+        if self.weight_bits == 7:
+            return "weights on static integers have 7 bits, so that sums do not saturate on processors without VNNI"
+        return (
+            "weights on static integers have all 8 bits: on x86 processors without VNNI sums can saturate,"
+            " and --reduce-range makes a model for those"
+        )
 
 
 @dataclass(frozen=True)
@@ -61,15 +89,16 @@ class Survey:
             made = writer.write(unit, self.planner.writing(unit), self.planner.bias(unit))
             before = self.planner.model.nbytes(unit.weight.tensor) if unit.weight is not None else 0
             label = unit.weight.label if unit.weight is not None else unit.name
-            record = LayerRecord(label, unit.op, "done", None, static.NAME, 8, before, made.nbytes)
+            record = LayerRecord(
+                label, unit.op, "done", None, static.NAME, self.planner.weight_bits, before, made.nbytes
+            )
             yield Planned(record, made.edit, functools.partial(_error, made.codes))
 
 
 def survey(
-    model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], *, with_static: bool,
-    plain: Callable[[Unit, float], float] | None = None,
+    model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], wanted: Chaining
 ) -> Survey:  # fmt: skip
-    """Look at a model. ``plain`` as for `Planner`.
+    """Look at a model.
 
     Raises:
         UsageError: a pattern matches nothing.
@@ -89,13 +118,27 @@ def survey(
             reasons.append((weight, reason))
     rounding = _rounding(model, context, [w for w in found if selection.reason(w) is None], scopes.main)
     planner, part = None, Static()
-    ready = with_static and model.opset >= static.MIN_OPSET
-    if ready and context.probe is not None and context.chains is not None:
-        planner = Planner(model, scopes, namer, context.probe, context.chains, plain)
+    chains = context.chains or (shipped(_MEASURED) if wanted.forced else None)
+    ready = wanted.allowed and context.chained and model.opset >= static.MIN_OPSET
+    if ready and context.probe is not None and chains is not None:
+        planner = Planner(model, scopes, namer, context.probe, chains, functools.partial(_otherwise, context))
         planner.rounding = rounding
+        planner.weight_bits = wanted.weight_bits
         part = _static(planner, context, selection)
+        if part.units:
+            context.notes.append(wanted.portability())
     kept = [(w, r) for w, r in reasons if w.scope is not scopes.main or w.name not in part.weights]
     return Survey(scopes, namer, tuple(fit), tuple(kept), planner, part, rounding)
+
+
+def _otherwise(context: Context, unit: Unit, float_us: float) -> float:
+    """Microseconds of a unit where it is not put on static integers: products have other forms that are fast."""
+    if unit.weight is None or unit.op != "MatMul" or unit.inputs[0] not in context.observed:
+        return float_us
+    inputs, outputs = unit.weight.dims
+    shapes = context.observed[unit.inputs[0]].shapes
+    known = [costs.expected(context.costs, form, shapes, inputs, outputs) for form in (dynamic.ONE_PASS,)]
+    return float_us / max([1.0, *(s for s in known if s is not None)])
 
 
 def _rounding(model: Model, context: Context, found: Sequence[Weight], main: Scope) -> Rounding | None:
