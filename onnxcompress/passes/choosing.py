@@ -27,12 +27,13 @@ def stored_only(choice: Mapping[Leaf, str]) -> bool:
 
 @dataclass(frozen=True)
 class Chooser:
-    """Chooses forms under one set of options."""
+    """Chooses forms under one set of options. ``one_pass``: activations that it is enough for, where that is known."""
 
     scheme: str
     target: Literal["cpu", "cuda", "portable"]
     activation_bits: int | None
     context: Context
+    one_pass: frozenset[str] | None = None
 
     def choose(self, writing: Writing) -> dict[Leaf, str]:
         """One form for each reader."""
@@ -68,6 +69,8 @@ class Chooser:
         """How often an activation is to be quantized: as asked for, or as real data show that it needs."""
         if self.activation_bits is not None:
             return dynamic.ONE_PASS if self.activation_bits == 8 else dynamic.TWO_PASSES
+        if self.one_pass is not None:
+            return dynamic.ONE_PASS if x in self.one_pass else dynamic.TWO_PASSES
         observed = self.context.observed.get(x)
         noise = observed.noise if observed is not None else None
         faithful = noise is not None and noise <= 10 ** (-_FAITHFUL_DB / 10)

@@ -165,7 +165,7 @@ class Quantize:
 
     def trials(self, model: Model, context: Context) -> Mapping[str, Callable[[], np.ndarray]]:
         """The weights that might be stored more precisely, as they would be quantized."""
-        grouping = self._grouping(context)
+        grouping = self._grouping(model, context)
         if self.scheme in ("float16", "bfloat16") or not grouping.open:
             return {}
         found = self._survey(model, context)
@@ -229,7 +229,7 @@ class Quantize:
     def _integers(
         self, model: Model, found: Survey, context: Context, chained: Sequence[Planned]
     ) -> Iterator[Planned | Skip]:
-        grouping = self._grouping(context)
+        grouping = self._grouping(model, context)
         grouping = dataclasses.replace(grouping, solve=found.solve)
         drafts = [grouping.draft(model, weight, found.namer) for weight in found.rest]
         rungs: list[Rung] = [Rung(d, d.nbytes, 0.0) for d in drafts]
@@ -255,8 +255,11 @@ class Quantize:
         record = LayerRecord(weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes)
         return Planned(record, made.edit, _error_of(made))
 
-    def _grouping(self, context: Context) -> Grouping:
-        chooser = Chooser(self.scheme, self.target, self.activation_bits, context)
+    def _grouping(self, model: Model, context: Context) -> Grouping:
+        found = self._survey(model, context)
+        dynamic = self.scheme in ("auto", "dynamic") and self.bits == 8 and self.symmetric
+        one_pass = found.one_pass(model, context) if dynamic and self.activation_bits is None else None
+        chooser = Chooser(self.scheme, self.target, self.activation_bits, context, one_pass)
         return Grouping(Grid(self.bits, self.symmetric), self.block_size, self.per_tensor, chooser)
 
 

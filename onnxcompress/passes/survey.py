@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.forms import costs, dynamic, static
 from onnxcompress.forms.chain_costs import shipped
+from onnxcompress.forms.product import product
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
 from onnxcompress.graph.scopes import Scopes
+from onnxcompress.passes.activations import one_pass
 from onnxcompress.passes.base import Planned
 from onnxcompress.passes.integers import Planner, Static
 from onnxcompress.passes.rounding import Rounding, layers
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.archive import Archive
 
 _MEASURED = "vnni"
+_LEAST_SHARE = 0.25  # of the noise, that products off static integers may make in any case
 _SATURATING = ("avx2", "generic")
 TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
 
@@ -79,6 +83,21 @@ class Survey:
     def solve(self) -> Solve | None:
         """What rounds weights on what layers see."""
         return self.rounding.solve if self.rounding is not None else None
+
+    def one_pass(self, model: Model, context: Context) -> frozenset[str] | None:
+        """The activations of products off static integers that one eight-bit pass is enough for."""
+        if "one pass" not in context.notebook:
+            work: dict[str, float] = {}
+            for weight in self.rest if context.fast_forms and context.probe is not None else ():
+                for leaf in weight.leaves:
+                    found = product(leaf, weight.dims, weight.tensor.data_type)
+                    if found is not None and leaf.use.scope is self.scopes.main and found.x in context.observed:
+                        rows = sum(math.prod(shape[:-1]) for shape in context.observed[found.x].shapes)
+                        work[found.x] = work.get(found.x, 0.0) + rows * weight.elements
+            left = max(context.noise_limit - self.static.noise, context.noise_limit * _LEAST_SHARE)
+            context.notebook["one pass"] = one_pass(model, context, work, left) if work else None
+        known: frozenset[str] | None = context.notebook["one pass"]
+        return known
 
     def edits(self) -> Iterator[Planned]:
         """What becomes of the operators that run on static integers."""

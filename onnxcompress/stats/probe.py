@@ -84,9 +84,11 @@ class Probe:
         seconds = time.perf_counter() - started
         return max(_FEWEST_CALLS, min(_MOST_CALLS, int(_GRAM_SECONDS / (_GRAM_COST * seconds + 1e-9))))
 
-    def whatif(self, model: Model, values: Sequence[str], weights: Sequence[str]) -> WhatIf:
+    def whatif(
+        self, model: Model, values: Sequence[str], weights: Sequence[str], dynamic: Sequence[str] = ()
+    ) -> WhatIf:
         """A session for trials."""
-        return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads)
+        return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads, dynamic)
 
     def _told(self, calls: Dataset) -> Iterator[Feeds]:
         for feeds in calls:

@@ -23,7 +23,7 @@ from onnxcompress.runtime.session import Session
 from onnxcompress.stats.magnitudes import channel_axis, magnitude_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from onnxcompress.data.dataset import Feeds
     from onnxcompress.graph.model import Model
@@ -43,6 +43,7 @@ class WhatIf:
         weights: initializers of the main graph that may be replaced.
         calls: inputs, all of them in memory; those are left out that would make trials last too long.
         threads: threads of the runtime.
+        dynamic: values that may be rounded with the range of each call.
 
     Attributes:
         seconds: what one trial takes.
@@ -58,13 +59,17 @@ class WhatIf:
         weights: Sequence[str],
         calls: Sequence[Feeds],
         threads: int | None = None,
+        dynamic: Sequence[str] = (),
     ) -> None:
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
         graph = twin.proto.graph
         self._own = _as_inputs(twin, set(weights))
         for name, i in self._index.items():
-            _switched(graph, name, i)
+            _switched(graph, name, str(i))
+        self._dynamic = {name: f"dynamic_{i}" for i, name in enumerate(dynamic)}
+        for name, place in self._dynamic.items():
+            _switched(graph, name, place, dynamic=True)
         with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
             path = Path(folder) / "whatif.onnx"
             writer.save(twin, path, durable=False)
@@ -81,24 +86,31 @@ class WhatIf:
         self.seconds = time.perf_counter() - started
         self._groups = [_groups(outputs) for outputs in self._expected]
 
-    def noise(self, values: Mapping[str, Grid], weights: Mapping[str, Array]) -> float:
+    def noise(self, values: Mapping[str, Grid], weights: Mapping[str, Array], dynamic: Collection[str] = ()) -> float:
         """Noise-to-signal ratio at the worst output, over all calls, when these are rounded and replaced."""
         totals: dict[tuple[str, int], list[float]] = {}
         for feeds, expected, groups in zip(self._calls, self._expected, self._groups, strict=True):
-            found = self._run(feeds, values, weights)
+            found = self._run(feeds, values, weights, dynamic)
             for key, noise, energy in _noises(expected, found, groups):
                 total = totals.setdefault(key, [0.0, 0.0])
                 total[0] += noise
                 total[1] += energy
         return max((n / e if e > 0 else (float("inf") if n else 0.0) for n, e in totals.values()), default=0.0)
 
-    def _run(self, feeds: Feeds, values: Mapping[str, Grid], weights: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(
+        self,
+        feeds: Feeds,
+        values: Mapping[str, Grid],
+        weights: Mapping[str, Array],
+        dynamic: Collection[str] = (),
+    ) -> dict[str, Array]:
         given: dict[str, Array] = {**feeds, **self._own, **weights}
         for name, i in self._index.items():
             scale, zero = values.get(name, (1.0, 0))
             given[f"{_PREFIX}_on_{i}"] = np.array(name in values)
             given[f"{_PREFIX}_scale_{i}"] = np.array(scale, np.float32)
             given[f"{_PREFIX}_zero_{i}"] = np.array(zero, np.uint8)
+        given |= {f"{_PREFIX}_on_{place}": np.array(name in dynamic) for name, place in self._dynamic.items()}
         outputs = self._session.run(given)
         return {n: y for n, y in outputs.items() if isinstance(y, np.ndarray) and y.dtype.kind == "f"}
 
@@ -115,30 +127,31 @@ def _as_inputs(twin: Model, names: set[str]) -> dict[str, Array]:
     return own
 
 
-def _switched(graph: onnx.GraphProto, name: str, index: int) -> None:
-    """Put a switch behind a value: its readers see what comes out of it."""
+def _switched(graph: onnx.GraphProto, name: str, index: str, *, dynamic: bool = False) -> None:
+    """Put a switch behind a value: its readers, or the products among them, see what comes out of it."""
 
     def value(word: str) -> str:
         return f"{_PREFIX}_{word}_{index}"
 
-    for word, kind in (
-        ("on", onnx.TensorProto.BOOL),
-        ("scale", onnx.TensorProto.FLOAT),
-        ("zero", onnx.TensorProto.UINT8),
-    ):
+    inputs = {"on": onnx.TensorProto.BOOL}
+    if not dynamic:
+        inputs |= {"scale": onnx.TensorProto.FLOAT, "zero": onnx.TensorProto.UINT8}
+    for word, kind in inputs.items():
         graph.input.append(helper.make_tensor_value_info(value(word), kind, []))
-    seen = value("seen")
+    seen, codes = value("seen"), [value(word) for word in ("codes", "scale", "zero")]
     nodes = [
-        helper.make_node("QuantizeLinear", [name, value("scale"), value("zero")], [value("codes")]),
+        helper.make_node("DynamicQuantizeLinear", [name], codes)
+        if dynamic
+        else helper.make_node("QuantizeLinear", [name, *codes[1:]], codes[:1]),
         helper.make_node("DequantizeLinear", [value("codes"), value("scale"), value("zero")], [value("rounded")]),
         helper.make_node("Where", [value("on"), value("rounded"), name], [seen]),
     ]
     place = next((i + 1 for i, node in enumerate(graph.node) if name in node.output), 0)
     for node in graph.node:
         for i, read in enumerate(node.input):
-            if read == name:
+            if read == name and (not dynamic or (node.op_type in ("MatMul", "Gemm") and i == 0)):
                 node.input[i] = seen
-    outputs = [o for o in graph.output if o.name == name]
+    outputs = [o for o in graph.output if o.name == name and not dynamic]
     if outputs:  # an output keeps its name, so its producer has to give it up
         producer = next(n for n in graph.node if name in n.output)
         inner = value("inner")
