@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.activations import Observed
     from onnxcompress.stats.probe import Probe
 
-NOISE_LIMIT = 10**-2.2  # noise-to-signal ratio at the worst output that integers may leave where nothing else is asked
+NOISE_LIMIT = 10**-2.5  # noise-to-signal ratio at the worst output that integers may leave where nothing else is asked
 
 
 @dataclass(frozen=True)

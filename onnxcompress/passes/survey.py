@@ -185,9 +185,13 @@ def _told(archive: Archive) -> Iterator[str]:
         yield f"what layers see was measured in {archive.passes} passes over the data, to stay within --max-memory"
     if archive.dead:
         shown = ", ".join(archive.dead[:3]) + (", ..." if len(archive.dead) > 3 else "")
-        yield f"the data never exercise {len(archive.dead)} layers, whose weights are rounded to nearest: {shown}"
+        yield f"the data never exercise {_counted(archive.dead)}, whose weights are rounded to nearest: {shown}"
     for reason, names in _by_reason(archive.left_out).items():
-        yield f"weights of {len(names)} layers are rounded to nearest, such as {names[0]}: {reason}"
+        yield f"weights of {_counted(names)} are rounded to nearest, such as {names[0]}: {reason}"
+
+
+def _counted(names: Sequence[str]) -> str:
+    return "1 layer" if len(names) == 1 else f"{len(names)} layers"
 
 
 def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
