@@ -7,7 +7,9 @@ enough they are remembered on disk as well, under the hash of model, data and op
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 1 << 28  # bytes of matrices that are kept for the next run
 
 
-@dataclass
+@dataclass(eq=False)
 class Archive:
     """What layers see, by the name of their output. ``left_out``: why the others have nothing."""
 
@@ -39,9 +41,11 @@ class Archive:
     passes: int = 0
     _views: dict[str, tuple[int, np.ndarray, int]] = field(default_factory=dict)
     _shapes: list[tuple[int, ...]] = field(default_factory=list)
-    _folder: tempfile.TemporaryDirectory[str] = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="onnxcompress-")
-    )
+    _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="onnxcompress-")))
+
+    def __post_init__(self) -> None:
+        """See to it that the folder goes with the archive, or at the end of the program."""
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def __contains__(self, layer: str) -> bool:
         return layer in self._views
@@ -101,7 +105,7 @@ class Archive:
         return sum(4 * math.prod(shape) for shape in self._shapes)
 
     def _path(self, number: int) -> Path:
-        return Path(self._folder.name) / f"{number}.f32"
+        return self._folder / f"{number}.f32"
 
 
 def collected(
