@@ -44,12 +44,16 @@ _MOST_SHRUNK = 1 / 16  # of a range, by the candidates for it
 
 @dataclass(frozen=True)
 class Static:
-    """What is to run on integers: the units, the grids of their values, and the noise that this leaves."""
+    """What is to run on integers: the units, the grids of their values, and the noise that this leaves.
+
+    ``damage`` and ``spared`` as for `Placement`.
+    """
 
     units: tuple[Unit, ...] = ()
     values: Mapping[str, Value] = field(default_factory=dict)
     noise: float = 0.0
     damage: Mapping[str, float] = field(default_factory=dict)
+    spared: tuple[Unit, ...] = ()
 
     @property
     def weights(self) -> frozenset[str]:
@@ -108,10 +112,10 @@ class Planner:
     def _static(self, placement: Placement, layout: Layout, chosen: Mapping[str, tuple[float, int]]) -> Static:
         total = sum(layout.cost(self.costs, u)[0] for u in layout.units)
         if placement.saved_us < total * (1 - 1 / _WORTH):
-            return Static(damage=placement.damage)
+            return Static(damage=placement.damage, spared=placement.spared)
         codes = {u.output for u in placement.units}
         values = {n: Value(*chosen[n], n in codes) for n in sorted(layout.values(placement.units))}
-        return Static(placement.units, values, placement.noise, placement.damage)
+        return Static(placement.units, values, placement.noise, placement.damage, placement.spared)
 
     # -------------------------------------------------------------------------------- writing
 

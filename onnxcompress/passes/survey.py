@@ -146,8 +146,18 @@ def survey(
         part = _static(planner, context, selection)
         if part.units:
             context.notes.append(wanted.portability())
+        context.notes.extend(_spared(part))
     kept = [(w, r) for w, r in reasons if w.scope is not scopes.main or w.name not in part.weights]
     return Survey(scopes, namer, tuple(fit), tuple(kept), planner, part, rounding)
+
+
+def _spared(part: Static) -> Iterator[str]:
+    """The layers that stay in float for the sake of the outputs, those that would do most first."""
+    found = sorted((u for u in part.spared if u.weight is not None), key=lambda u: -part.damage.get(u.key, 0.0))
+    if found:
+        shown = ", ".join(u.name for u in found[:5]) + (", ..." if len(found) > 5 else "")
+        kept = _counted([u.name for u in found])
+        yield f"{kept} kept off static integers, as the outputs would lose too much: {shown}"
 
 
 def _otherwise(context: Context, unit: Unit, float_us: float) -> float:
