@@ -61,7 +61,7 @@ def measure(settings: Settings) -> None:
     for name in names:
         try:
             with tempfile.TemporaryDirectory(prefix="onnxcompress-bench-") as folder:
-                rows.append(_row(name, Path(folder), settings))
+                rows.append(measured(name, Path(folder), settings))
         except Failed as failure:
             print(f"{name}: {failure}", flush=True)
             continue
@@ -69,10 +69,11 @@ def measure(settings: Settings) -> None:
     print("\n" + report(rows))
 
 
-def _row(name: str, folder: Path, settings: Settings) -> Row:
+def measured(name: str, folder: Path, settings: Settings, *options: str | Path) -> Row:
+    """One model compressed with these options, and judged."""
     original, compressed = settings.corpus / name / "model.onnx", folder / "small.onnx"
     copies = [copy_seconds(model_files(Model.open(original)), folder)]
-    ran = run(tool("quantize", original, "-o", compressed, "--force", "--quiet"), codes=(0, 1))
+    ran = run(tool("quantize", original, "-o", compressed, "--force", "--quiet", *options), codes=(0, 1))
     copies += [copy_seconds(model_files(Model.open(original)), folder) for _ in range(2)]
     if ran.code:
         raise Failed(f"the result did not pass: {ran.output}")
@@ -107,6 +108,13 @@ def _compared(name: str, original: Path, compressed: Path, settings: Settings) -
     output = _script(settings, "compare", name, original, compressed, "--seconds", "0.1", *few)
     found: dict[str, Any] = json.loads(output)
     return found
+
+
+def calibration(name: str, folder: Path, settings: Settings, items: int) -> Path:
+    """A folder with calls of the calibration split, none of which are in the evaluation split."""
+    target = folder / "calibration"
+    _script(settings, "feeds", name, "--split", "calib", "-n", str(items), "-o", target)
+    return target
 
 
 def _feeds(name: str, folder: Path, settings: Settings) -> list[Feeds]:
