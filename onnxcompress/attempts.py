@@ -7,6 +7,7 @@ the fastest is kept.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _STORAGE_FORMS = {"decode", "gather", "float16", "bfloat16"}  # a later attempt would write them again
 _NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
 _PAYS = 1.03  # static integers move the outputs, so they have to be faster, not only not slower
+_LEAST_DB = -100.0  # a limit on fidelity below which none is left
+_LEAST_NOISE = 1e-16  # that of float arithmetic itself
+_SLACK_DB = 4.0  # by which more calls, and the rounding of other weights, may miss what was foreseen
 _STRICTER = 4.0  # of the noise, at each step
 _STRICTER_STEPS = 2
 _FIDELITY = {"min_sqnr", "min_cosine", "min_agreement", "max_drop"}
@@ -31,11 +35,15 @@ _FIDELITY = {"min_sqnr", "min_cosine", "min_agreement", "max_drop"}
 
 @dataclass(frozen=True)
 class Manner:
-    """How freely a plan may be made. ``noise_limit``: what static integers may leave at the outputs."""
+    """How freely a plan may be made.
+
+    ``noise_limit``: what static integers may leave at the outputs as far as this can be foreseen; ``wanted``: in fact.
+    """
 
     fast_forms: bool = True
     chains: bool = True
     noise_limit: float = NOISE_LIMIT
+    wanted: float = NOISE_LIMIT
 
 
 @dataclass(frozen=True)
@@ -73,28 +81,37 @@ class Attempt:
 
     @property
     def strays(self) -> bool:
-        """True where a limit on fidelity is missed."""
-        return any(not c.ok and c.name in _FIDELITY for c in self.verification.checks)
+        """True where a limit on fidelity is missed, or static integers leave far more noise than they were allowed.
+
+        What they leave was foreseen from a few calls, of slow models from a single one.
+        """
+        missed = any(not c.ok and c.name in _FIDELITY for c in self.verification.checks)
+        fidelity = self.verification.fidelity
+        allowed_db = -10 * math.log10(self.manner.wanted) - _SLACK_DB
+        return missed or (self.has_chains and fidelity is not None and fidelity.sqnr_db < allowed_db)
 
     @property
     def settled(self) -> bool:
         """True where there is nothing to be gained from another attempt."""
-        return self.verification.passed and not self.slower
+        return self.verification.passed and not self.slower and not self.strays
 
     def told(self) -> str:
         """What was wrong with it, as the beginning of a sentence."""
         why = "slower than the original" if self.slower else "not within the checks and budgets"
+        if self.verification.passed and self.strays:
+            why = "further from the original than static integers may be"
         return f"the forms chosen by cost were {why} ({self.speedup:.2f}x)"
 
 
 def first_manner(budgets: Budgets) -> Manner:
     """What is tried first: a limit on fidelity that was asked for replaces the one that goes without saying."""
     limits = []
-    if budgets.min_sqnr is not None:
-        limits.append(10 ** (-(budgets.min_sqnr + 1) / 10))  # the rest of the noise is that of the other weights
-    if budgets.min_cosine is not None and budgets.min_cosine < 1:
-        limits.append(1.6 * (1 - budgets.min_cosine))  # cos = 1 - noise / 2 for noise at right angles to the signal
-    return Manner(noise_limit=min(limits, default=NOISE_LIMIT))
+    if budgets.min_sqnr is not None:  # the rest of the noise is that of the other weights
+        limits.append(10 ** (-(max(budgets.min_sqnr, _LEAST_DB) + 1) / 10))
+    if budgets.min_cosine is not None:  # cos = 1 - noise / 2 for noise at right angles to the signal
+        limits.append(max(1.6 * (1 - budgets.min_cosine), _LEAST_NOISE))
+    limit = min(limits, default=NOISE_LIMIT)
+    return Manner(noise_limit=limit, wanted=limit)
 
 
 def following(tried: Sequence[Attempt]) -> Manner | None:

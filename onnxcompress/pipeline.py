@@ -62,7 +62,7 @@ class Environment:
         """What runs the model on real data; ``before`` tells what was done to it already."""
         if self.data is None or not self.real:
             return None
-        key = f"{before} opset {model.opset}"
+        key = f"{before} opset {model.opset} {'free' if self.fast_forms else 'decoded'}"
         identity = None if self.identity is None else f"{self.identity} {key}"
         memory = self.memory.setdefault(key, {})
         return Probe(self.data, self.threads, self.progress, identity, self.max_memory, memory)
@@ -132,14 +132,25 @@ def _planned(
     while True:
         if wanted > model.opset and limit is None:
             model, limit = _at_opset(model, wanted, environment, notes)
-        model = model.copy()
+        model, told = _prepared(model.copy(), step, environment, before)
         context, more = _context(model, step, environment, limit, before)
         outcomes = list(step.plan(model, context))
         wanted = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
         if wanted <= model.opset or limit is not None:
             break
     edit.apply(model, [o.edit for o in outcomes if isinstance(o, Planned)])
-    return model, outcomes, tuple(dict.fromkeys((*notes, *more, *context.notes)))
+    return model, outcomes, tuple(dict.fromkeys((*notes, *told, *more, *context.notes)))
+
+
+def _prepared(model: Model, step: PlanningPass, environment: Environment, before: str) -> tuple[Model, tuple[str, ...]]:
+    """The model as the pass wants it, once for each way in which it is tried."""
+    probe = environment.probe(model, before)
+    if probe is None or not environment.fast_forms:
+        return model, ()
+    if "prepared" not in probe.memory:
+        probe.memory["prepared"] = step.prepared(model, probe, environment.progress)
+    made, told = probe.memory["prepared"]
+    return made.copy(), told
 
 
 def _at_opset(model: Model, wanted: int, environment: Environment, notes: list[str]) -> tuple[Model, int | None]:

@@ -12,7 +12,7 @@ import pytest
 from onnxcompress.errors import ModelError
 from onnxcompress.forms import codebook, decode
 from onnxcompress.forms.assemble import Assembled, assemble, available
-from onnxcompress.forms.base import Codebook, Coding, Writing
+from onnxcompress.forms.base import Codebook, Codes, Coding, Writing
 from onnxcompress.graph import edit, writer
 from onnxcompress.graph.layers import weights
 from onnxcompress.graph.model import Model
@@ -106,7 +106,8 @@ def test_any_opset_with_and_without_scales(tmp_path: Path, opset: int, groups: G
 def test_other_layers(
     tmp_path: Path, bits: int, length: int, x: str, call: str, dims: tuple[int, ...], order: tuple[int, ...]
 ) -> None:
-    original = proto(f"g (float[{x}] x) => (float[] y) {{ y = {call} }}", {"w": normal(*dims)})
+    free = ", ".join("abcd"[: x.count(",") + 1])
+    original = proto(f"g (float[{x}] x) => (float[{free}] y) {{ y = {call} }}", {"w": normal(*dims)})
     made, _ = written(original, coded(bits, length, order))
     shape = [d.dim_value or 3 for d in original.graph.input[0].type.tensor_type.shape.dim]
     check(made, {"x": normal(*shape)}, tmp_path, call.split("<")[0].split("(")[0])
@@ -144,7 +145,7 @@ def test_the_type_of_the_weight_stays(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     for coding in (coded(4, 5, (0, 1)), coded(9, 1, (0, 1)), coded(3, 1, (0, 1), entries=9)):
         with pytest.raises(ValueError, match="does not fit"):
-            written(one(MATMUL, 64, 48), coding)
+            codebook.store(_writing(one(MATMUL, 64, 48)), coding, Codes(lambda: None), F32)
 
 
 def test_a_solution_of_another_size_is_refused() -> None:

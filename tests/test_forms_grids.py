@@ -44,7 +44,7 @@ def written(original: onnx.ModelProto, form: str, grid: Grid, groups: Groups, sc
     model = Model(original).copy()
     scopes = Scopes(model.proto)
     weight = next(w for w in weights(model, scopes) if w.name == "w")
-    solve = (lambda v, d: binary(v, grid, groups, d)) if grid.bits == 1 else None
+    solve = (lambda _, v, d: binary(v, grid, groups, d)) if grid.bits == 1 else None
     made = Writing(model, weight, grid, groups, edit.Namer(scopes.names()), **{"solve": solve, **more})
     dense = quantized(made, scale).dequantize().reshape(made.dims)
     assert all(form in available(made, leaf) for leaf in weight.leaves)
@@ -163,7 +163,7 @@ def test_solved_codes_take_the_place_of_rounded_ones() -> None:
     groups = per_channel((64, 48), (1,))
     original = one(MATMUL, 64, 48)
 
-    def solve(values: np.ndarray, scale_dtype: np.dtype | None) -> Quantized:
+    def solve(_: Writing, values: np.ndarray, scale_dtype: np.dtype | None) -> Quantized:
         found = quantize(values, Grid(8), groups, scale_dtype)
         return dataclasses.replace(found, codes=-found.codes, error=0.25)
 

@@ -109,7 +109,7 @@ def test_a_solver_of_rows_finds_the_codes() -> None:
     plain = writing("m, 32", "MatMul(x, w)", (32, 20), groups, Grid(4))
     seen = rows(plain)
 
-    def solve(values: np.ndarray, scale_dtype: np.dtype | None) -> Quantized:
+    def solve(_: Writing, values: np.ndarray, scale_dtype: np.dtype | None) -> Quantized:
         return seen.to_stored(quantize(seen.matrix(values), Grid(4), seen.groups, scale_dtype))
 
     solved = Writing(plain.model, plain.weight, Grid(4), groups, plain.namer, solve=solve)

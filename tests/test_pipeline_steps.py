@@ -50,6 +50,9 @@ class Planning:
     def wanted_opset(self, model: Model, *, real: bool) -> int:  # noqa: ARG002
         return 1
 
+    def prepared(self, model: Model, *_: object) -> tuple[Model, tuple[str, ...]]:
+        return model, ()
+
     def watched(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 

@@ -60,6 +60,7 @@ def verbs() -> Iterator[Verb]:
     yield from pass_verbs()
     yield Verb("compress", "Run the steps of a recipe, and hold the result to its budgets.", _own("compress"))
     yield Verb("verify", "Compare a compressed model with its original.", _own("verify"))
+    yield Verb("sensitivity", "Rank layers by the damage that compressing each does.", _own("sensitivity"))
     yield Verb("recipe", "Write and check recipes.", _own("recipe"))
 
 

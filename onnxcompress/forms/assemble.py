@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxcompress.forms import blockwise, codebook, decode, dynamic, fused, gather, split
+from onnxcompress.forms import blockwise, codebook, decode, dynamic, fused, gather, migrated, split
 from onnxcompress.forms.base import Codes, Reading, Writing, codes_of, edit_source
 from onnxcompress.forms.product import product_of
 from onnxcompress.forms.stored import Stored, store
@@ -24,6 +24,7 @@ MIN_OPSETS = {
     dynamic.ONE_PASS: dynamic.MIN_OPSET,
     dynamic.TWO_PASSES: dynamic.MIN_OPSET,
     fused.NAME: fused.MIN_OPSET,
+    migrated.NAME: migrated.MIN_OPSET,
     split.NAME: split.MIN_OPSET,
 }
 
@@ -38,7 +39,10 @@ class Assembled:
 
 
 def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
-    """The forms in which a reader can have this weight; ``decode`` always is one."""
+    """The forms in which a reader can have this weight; ``decode`` always is one, but for one with a migration."""
+    if writing.migration is not None:
+        migrating = product_of(writing, leaf)
+        return (migrated.NAME,) if migrating is not None and migrated.fits(writing, migrating) else ()
     names = [decode.NAME]
     if writing.codebook is not None:
         return (decode.NAME,)
@@ -58,7 +62,13 @@ def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
 
 
 def assemble(writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]) -> Assembled:
-    """Write a weight such that each reader has it in the form chosen for it."""
+    """Write a weight such that each reader has it in the form chosen for it.
+
+    Raises:
+        ValueError: a weight with a migration is to have another form than that, which would not divide by it.
+    """
+    if writing.migration is not None and set(choice.values()) != {migrated.NAME}:
+        raise ValueError(f"{writing.weight.name} has a migration, so all of its readers need the form {migrated.NAME}")
     if writing.codebook is not None:
         return _from_codebook(writing, writing.codebook, scale_dtype)
     weight = writing.weight
@@ -105,6 +115,8 @@ def _reading(writing: Writing, stored: Stored, leaf: Leaf, form: str) -> Reading
         return fused.product_form(writing, stored, found)
     if form in (blockwise.NAME, blockwise.OTHER_GRIDS):
         return blockwise.product_form(writing, stored, found)
+    if form == migrated.NAME:
+        return migrated.product_form(writing, stored, found)
     if form == split.NAME:
         return split.product_form(writing, stored, found)
     return dynamic.product_form(writing, stored, found, passes=2 if form == dynamic.TWO_PASSES else 1)

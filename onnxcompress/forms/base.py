@@ -79,6 +79,8 @@ class Writing:
     ``residual``: what is added to the decoded weight. ``codebook``: the weight is stored so instead of on the grid.
     ``floor``: least scales, which broadcast against those of the groups. ``shift``: what the bias of the reader gets
     for what its codes lose of the mean of the inputs, (outputs,); only where that bias is written as well.
+    ``migration``: a positive factor for each input, which broadcasts against the weight as it is stored, (in, 1) or
+    (1, in). The weight is stored with its inputs times that, and the migrated form divides what it reads by it.
     """
 
     model: Model
@@ -94,6 +96,7 @@ class Writing:
     codebook: Coding | None = None
     floor: np.ndarray | None = None
     shift: Callable[[Writing, Quantized], np.ndarray] | None = None
+    migration: np.ndarray | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -101,9 +104,10 @@ class Writing:
         return self.weight.dims[::-1] if self.flipped else self.weight.dims
 
     def values(self) -> np.ndarray:
-        """The weight, in the shape in which it will be stored."""
+        """The weight, in the shape in which it will be stored, and times its migration."""
         array = self.model.view(self.weight.tensor)
-        return array.T if self.flipped else array
+        stored = array.T if self.flipped else array
+        return stored if self.migration is None else stored * self.migration.astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ so it is written on the codes themselves.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _BINARY = ("Add", "Mul")
 _ALONE = ("Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool")
 _MOVING = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Resize")
-_CUTS = ("Relu", "Clip")
+_OPTIONAL_IR = 4  # from this IR on an initializer that is an input as well may be replaced
 _LAYERS = ("Conv", "MatMul")  # Gemm is not fused where a Relu follows or its bias is small
 
 
@@ -44,6 +45,7 @@ class Unit:
         weight: its constant weight, for layers.
         bias: name of its constant bias, if any.
         moves: true where input and output have to share one scale.
+        limits: between which values the Relu or Clip keeps the result.
     """
 
     node: onnx.NodeProto
@@ -53,6 +55,7 @@ class Unit:
     weight: Weight | None = None
     bias: str | None = None
     moves: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def key(self) -> str:
@@ -82,6 +85,8 @@ class _Finder:
         self.scopes = scopes
         self.main: Scope = scopes.main
         self.constants = set(self.main.initializers) | set(self.main.constants)
+        replaceable = model.proto.ir_version >= _OPTIONAL_IR
+        self.overridable = {i.name for i in model.proto.graph.input} if replaceable else set()
         self.outputs = {o.name for o in model.proto.graph.output}
         self.layers: dict[int, tuple[Weight, Leaf]] = {}
         for weight in weights(model, scopes):
@@ -103,9 +108,9 @@ class _Finder:
         if op in _LAYERS:
             return self._layer(node)
         values = [name for name in node.input if name]
-        cut, output = self._behind(node)
         if op in _BINARY and len(values) == 2 and not self.constants & set(values):
-            return Unit(node, cut, tuple(dict.fromkeys(values)), output)
+            cut, output, limits = self._behind(node)
+            return Unit(node, cut, tuple(dict.fromkeys(values)), output, limits=limits)
         if op == "Concat" and not self.constants & set(values):
             return Unit(node, None, tuple(dict.fromkeys(values)), node.output[0])
         if op in _ALONE:
@@ -128,8 +133,8 @@ class _Finder:
             return None
         if node.op_type == "MatMul" and len(weight.dims) != 2:
             return None
-        cut, output = self._behind(node)
-        return Unit(node, cut, (node.input[0],), output, weight, bias)
+        cut, output, limits = self._behind(node)
+        return Unit(node, cut, (node.input[0],), output, weight, bias, limits=limits)
 
     def _pads_with_zero(self, node: onnx.NodeProto) -> bool:
         """True for constant padding by zero, pads being an input (opset 11)."""
@@ -141,7 +146,9 @@ class _Finder:
         return value is not None and not value.any()
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of a constant of the main graph."""
+        """The value of a constant of the main graph that callers cannot replace."""
+        if name in self.overridable:
+            return None
         tensor = self.main.initializers.get(name)
         if tensor is not None:
             return self.model.array(tensor)
@@ -150,13 +157,29 @@ class _Finder:
             return None
         return next((np.asarray(numpy_helper.to_array(a.t)) for a in node.attribute if a.name == "value"), None)
 
-    def _behind(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, str]:
-        """The only reader of a value, where that is a Relu or a Clip, and the name of the value behind it."""
-        output = node.output[0]
+    def _behind(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, str, tuple[float, float]]:
+        """The only reader of a value, where that is a Relu or a Clip, the value behind it, and its limits."""
+        output, free = node.output[0], (-math.inf, math.inf)
         uses = self.scopes.uses(self.main, output)
         if len(uses) != 1 or output in self.outputs:
-            return None, output
+            return None, output, free
         reader = uses[0].node
-        if reader is None or uses[0].scope is not self.main or reader.op_type not in _CUTS or uses[0].index:
-            return None, output
-        return reader, reader.output[0]
+        if reader is None or uses[0].scope is not self.main or uses[0].index or reader.domain not in ("", "ai.onnx"):
+            return None, output, free
+        limits = self._limits(reader)
+        return (None, output, free) if limits is None else (reader, reader.output[0], limits)
+
+    def _limits(self, node: onnx.NodeProto) -> tuple[float, float] | None:
+        """What a Relu or Clip keeps values between; None for all else, and where a grid would not end there."""
+        if node.op_type == "Relu":
+            return 0.0, math.inf
+        if node.op_type != "Clip" or any(a.name in ("min", "max") for a in node.attribute):
+            return None
+        limits = [-math.inf, math.inf]
+        for index, name in enumerate(node.input[1:3]):
+            if name:
+                bound = self.constant(name)
+                if bound is None or bound.size != 1:
+                    return None
+                limits[index] = float(bound.reshape(-1)[0])
+        return (limits[0], limits[1]) if limits[0] <= 0 <= limits[1] else None

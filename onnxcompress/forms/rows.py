@@ -70,13 +70,13 @@ class Rows:
         """A quantized weight, from the shapes in which it is stored to those of `groups`."""
         codes = found.codes.reshape(self.dims).transpose(self.order).reshape(self.groups.shape)
         zero = None if found.zero_point is None else self._scale_rows(found.zero_point)
-        return Quantized(np.ascontiguousarray(codes), self._scale_rows(found.scale), zero, found.error)
+        return Quantized(np.ascontiguousarray(codes), self._scale_rows(found.scale), zero, found.error, found.middle)
 
     def to_stored(self, found: Quantized) -> Quantized:
         """The inverse of `to_rows`."""
         codes = self.values(found.codes).reshape(self.stored.shape)
         zero = None if found.zero_point is None else self._scale_stored(found.zero_point)
-        return Quantized(codes, self._scale_stored(found.scale), zero, found.error)
+        return Quantized(codes, self._scale_stored(found.scale), zero, found.error, found.middle)
 
     def _around(self) -> tuple[int, int]:
         """Rows whose axes come before the inputs as they are stored, and rows whose axes come after."""

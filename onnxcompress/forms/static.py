@@ -9,7 +9,7 @@ each output channel (DequantizeLinear with an axis: opset 13), biases 32 bits, v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 NAME = "static"
 MIN_OPSET = 13
 _LARGEST_BIAS = 2.0**30
+_MOST_BIAS = 2**31 - 1
+_HALF_STEP = 0.501
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Writer:
         self._unread = unread
         self._dropped = dropped
         self._names: dict[str, dict[str, str]] = {}
+        self._weights: dict[str, Codes] = {}
 
     def write(self, unit: Unit, writing: Writing | None, bias: np.ndarray | None) -> Written:
         """The edit for one unit: its weight, its inputs and its output."""
@@ -96,10 +99,12 @@ class Writer:
             source = edit_source(writing.weight)
             if unit.bias in self._dropped:
                 source["dropped"] = (*source.get("dropped", ()), unit.bias)
-        last = copy if unit.cut is None else _copied(unit.cut)
+        clipped = unit.cut is not None and unit.cut.op_type == "Clip" and self._ends_there(unit)
+        last = copy if unit.cut is None or clipped else _copied(unit.cut)
         behind = self._gives(unit, last, tensors)
-        if unit.cut is None:
+        if unit.cut is None or clipped:
             replaced = [Replacement(self._scope, unit.node, (copy, *behind), tuple(shared))]
+            replaced += [Replacement(self._scope, unit.cut, ())] if unit.cut is not None else []
         else:
             replaced = [
                 Replacement(self._scope, unit.node, (copy,), tuple(shared)),
@@ -109,6 +114,12 @@ class Writer:
             self._scope, tuple(tensors), tuple(prelude), tuple(replaced), min_opset=MIN_OPSET, **source  # type: ignore[arg-type]
         )  # fmt: skip
         return Written(edit, sum(_nbytes(t) for t in tensors), codes)
+
+    def _ends_there(self, unit: Unit) -> bool:
+        """True where codes end where a Clip would cut values off, but for rounding; ONNX Runtime asks for less."""
+        value, (low, high) = self._values[unit.output], unit.limits
+        half = value.scale * _HALF_STEP
+        return -value.zero_point * value.scale >= low - half and (255 - value.zero_point) * value.scale <= high + half
 
     def _padding(self, unit: Unit, copy: onnx.NodeProto, tensors: list[NewTensor]) -> Written:
         """Padding of codes by the zero point: as an operator on floats it would not be fused."""
@@ -167,11 +178,13 @@ class Writer:
         weight, stem = writing.weight, writing.weight.name
         axis = next(i for i in range(len(writing.dims)) if i not in writing.groups.shared)
         channels = writing.dims[axis]
-        codes = codes_of(writing, np.dtype(np.float32))
-        stored = codes.stored(self._namer(f"{stem}.q"), np.dtype(np.int8), writing.dims, lambda q: q.codes)
-        scale = codes.stored(self._namer(f"{stem}.s"), np.dtype(np.float32), (channels,), lambda q: q.scale)
-        tensors += [stored, scale]
-        prelude.append(helper.make_node("DequantizeLinear", [stored.name, scale.name], [weight.name], axis=axis))
+        codes = self._weights.get(stem)
+        if codes is None:  # the first unit that reads it
+            codes = self._weights[stem] = codes_of(self._floored(unit, writing, bias), np.dtype(np.float32))
+            stored = codes.stored(self._namer(f"{stem}.q"), np.dtype(np.int8), writing.dims, lambda q: q.codes)
+            scale = codes.stored(self._namer(f"{stem}.s"), np.dtype(np.float32), (channels,), lambda q: q.scale)
+            tensors += [stored, scale]
+            prelude.append(helper.make_node("DequantizeLinear", [stored.name, scale.name], [weight.name], axis=axis))
         if bias is None:
             return codes
         seen = np.float32(self._values[unit.inputs[0]].scale)
@@ -180,7 +193,8 @@ class Writer:
 
         def rounded(q: Quantized) -> np.ndarray:
             wanted = values if shift is None else values + shift(writing, q)
-            return np.rint(wanted / (seen * q.scale.reshape(-1).astype(np.float64)))
+            steps = np.rint(wanted / (seen * q.scale.reshape(-1).astype(np.float64)))
+            return np.clip(steps, -_MOST_BIAS, _MOST_BIAS)
 
         place = self._namer(f"{unit.output}.b")
         whole = codes.stored(f"{place}q", np.dtype(np.int32), (channels,), rounded)  # fmt: skip
@@ -189,6 +203,13 @@ class Writer:
         prelude.append(helper.make_node("DequantizeLinear", [whole.name, step.name], [place], axis=0))
         copy.input[2] = place
         return codes
+
+    def _floored(self, unit: Unit, writing: Writing, bias: np.ndarray | None) -> Writing:
+        """The writing with scales from which on the bias fits, now that the grid of the input is known."""
+        if bias is None:
+            return writing
+        least = least_scales(bias, self._values[unit.inputs[0]].scale).reshape(writing.groups.scale_shape)
+        return replace(writing, floor=least if writing.floor is None else np.maximum(writing.floor, least))
 
 
 def least_scales(bias: np.ndarray, scale: float) -> np.ndarray:

@@ -75,15 +75,20 @@ def ladder(grouping: Grouping, draft: Draft) -> Ladder:
     return rungs
 
 
-def allotted(drafts: Sequence[Draft], ladders: Sequence[Ladder], damage: Mapping[str, float], left: int) -> list[Rung]:
-    """The rung for each draft, such that the expected damage is small and the extra bytes are within ``left``."""
-    importance = []
+def importance(drafts: Sequence[Draft], ladders: Sequence[Ladder], damage: Mapping[str, float]) -> list[float]:
+    """What an error of each weight counts: the damage of its first rung over the error of that."""
+    found = []
     for draft, rungs in zip(drafts, ladders, strict=True):
         known = damage.get(draft.writing.weight.name)
         share = draft.original_nbytes if known is None and not damage else 0.0
         error = rungs[0].error
-        importance.append((known if known is not None else share * error) / error if error > 0 else 0.0)
-    at = [0] * len(drafts)
+        found.append((known if known is not None else share * error) / error if error > 0 else 0.0)
+    return found
+
+
+def allotted(ladders: Sequence[Ladder], importance: Sequence[float], left: int) -> list[Rung]:
+    """The rung of each ladder, such that Σ importance · error is small and the extra bytes are within ``left``."""
+    at = [0] * len(ladders)
 
     def best_step() -> tuple[float, int, int]:
         steps = [(0.0, -1, 0)]

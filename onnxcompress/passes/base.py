@@ -101,6 +101,9 @@ class PlanningPass(Protocol):
     def wanted_opset(self, model: Model, *, real: bool) -> int:
         """The operator set that its plan would like to start from; ``real``: there are calibration data."""
 
+    def prepared(self, model: Model, probe: Probe, progress: Progress) -> tuple[Model, tuple[str, ...]]:
+        """The model as it is to be planned for, computing the same, and what was done to it in words."""
+
     def watched(self, model: Model) -> Sequence[str]:
         """Names of values of the main graph that it wants to know of when the model runs."""
 

@@ -12,8 +12,11 @@ from onnxcompress.forms.product import features, product_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+
     from onnxcompress.forms.base import Writing
     from onnxcompress.graph.layers import Leaf
+    from onnxcompress.passes.activations import OnePass
     from onnxcompress.passes.base import Context
 
 _STORAGE = (decode.NAME, gather.NAME)  # they change how a weight is stored, not how it is computed with
@@ -33,11 +36,22 @@ class Chooser:
     target: Literal["cpu", "cuda", "portable"]
     activation_bits: int | None
     context: Context
-    one_pass: frozenset[str] | None = None
+    one_pass: OnePass | None = None
 
     def choose(self, writing: Writing) -> dict[Leaf, str]:
         """One form for each reader."""
         return {leaf: self._form(writing, leaf) for leaf in writing.weight.leaves}
+
+    def migration(self, writing: Writing, choice: Mapping[Leaf, str]) -> np.ndarray | None:
+        """What the inputs of a weight are multiplied by if all of its readers divide by it, in its stored layout."""
+        if self.one_pass is None or set(choice.values()) != {dynamic.ONE_PASS}:
+            return None
+        found = [product_of(writing, leaf) for leaf in choice]
+        factors = [self.one_pass.factors.get(p.x) if p is not None else None for p in found]
+        first, p = factors[0], found[0]
+        if first is None or p is None or any(s is not first for s in factors):
+            return None
+        return first.reshape((1, -1) if p.transposed else (-1, 1))
 
     def _form(self, writing: Writing, leaf: Leaf) -> str:
         found = product_of(writing, leaf)
@@ -70,7 +84,7 @@ class Chooser:
         if self.activation_bits is not None:
             return dynamic.ONE_PASS if self.activation_bits == 8 else dynamic.TWO_PASSES
         if self.one_pass is not None:
-            return dynamic.ONE_PASS if x in self.one_pass else dynamic.TWO_PASSES
+            return dynamic.ONE_PASS if x in self.one_pass.names else dynamic.TWO_PASSES
         observed = self.context.observed.get(x)
         noise = observed.noise if observed is not None else None
         faithful = noise is not None and noise <= 10 ** (-_FAITHFUL_DB / 10)

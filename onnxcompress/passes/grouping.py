@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxcompress.forms import migrated
 from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.product import product
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
 from onnxcompress.passes.choosing import Chooser, stored_only
+from onnxcompress.passes.enriching import Enriching, coded_bytes
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 
 if TYPE_CHECKING:
     from onnxcompress.forms.base import Solve
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.model import Model
+    from onnxcompress.solvers.grid import Quantized
 
-_DEFAULT_BLOCK = {8: 0, 4: 32, 2: 16}
+DEFAULT_BLOCK = {8: 0, 4: 32, 3: 32, 2: 16, 1: 32}
 _MANY_MEMBERS = 4096  # groups from this on have scales that do not count
 _FEW_SCALES = 50  # below, the Cast that float16 takes costs more than it saves
 
@@ -46,11 +51,23 @@ class Draft:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
-        writing = self.writing
+        writing, itemsize = self.writing, self.scale_dtype.itemsize
+        known = coded_bytes(writing, itemsize)
+        if known is not None:
+            return known
         elements, grid = writing.weight.elements, writing.grid
         scales = elements // max(writing.groups.members, 1)
-        zeros = 0 if grid.symmetric else scales
-        return (elements * grid.bits + 7) // 8 + scales * self.scale_dtype.itemsize + zeros
+        zeros = 0 if grid.symmetric else scales * (itemsize if grid.bits == 1 else 1)
+        factors = 0
+        if writing.residual is not None:
+            factors = 2 * writing.residual.rank * (writing.residual.rows + elements // writing.residual.rows)
+        return (elements * grid.stored_bits + 7) // 8 + scales * itemsize + zeros + factors
+
+    @property
+    def bits(self) -> float:
+        """Bits of a code for each weight."""
+        coding = self.writing.codebook
+        return self.writing.grid.bits if coding is None else coding.bits / coding.length
 
 
 def magnitude(values: np.ndarray) -> float:
@@ -63,27 +80,56 @@ def fits_float16(peak: float) -> bool:
     return peak <= float(np.finfo(np.float16).max)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A solver that gives what it found on trial once more. ``memory``: codes found on trial, by what they are of."""
+
+    found: Solve
+    memory: dict[object, Quantized]
+
+    def __call__(self, writing: Writing, values: np.ndarray, dtype: np.dtype | None) -> Quantized | None:
+        """The codes of a weight."""
+        known = self.memory.pop(_key(writing, dtype), None)
+        return self.found(writing, values, dtype) if known is None else known
+
+    def keep(self, writing: Writing, dtype: np.dtype, codes: Quantized) -> None:
+        """Have these codes when they are asked for next."""
+        self.memory[_key(writing, dtype)] = codes
+
+
+def _key(writing: Writing, dtype: np.dtype | None) -> object:
+    return writing.weight.label, writing.grid, writing.groups, dtype
+
+
 def quantized_values(draft: Draft) -> np.ndarray:
     """The weight as it would come out of its codes, in the shape and type that it has now."""
     writing = draft.writing
-    values = quantized(writing, draft.scale_dtype).dequantize().reshape(writing.dims)
+    codes = quantized(writing, draft.scale_dtype)
+    if isinstance(writing.solve, Kept):
+        writing.solve.keep(writing, draft.scale_dtype, codes)
+    values = codes.dequantize().reshape(writing.dims)
     return np.ascontiguousarray(values.T if writing.flipped else values)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """What options say of groups. ``block_size`` None: as needed; 0: whole channels. ``solve``: as for `Writing`."""
+    """What options say of groups. ``block_size`` None: as needed; 0: whole channels. ``solve``: as for `Writing`.
+
+    ``enriching``: what a weight gets besides codes, or in their place.
+    """
 
     grid: Grid
     block_size: int | None
     per_tensor: bool
     chooser: Chooser
     solve: Solve | None = None
+    enriching: Enriching = field(default_factory=functools.partial(Enriching, 8))
 
     @property
     def open(self) -> bool:
         """True where the options leave it open how finely eight-bit weights are stored."""
-        return self.grid.bits == 8 and self.block_size is None and not self.per_tensor
+        plain = not self.per_tensor and not self.enriching.asked
+        return self.grid.bits == 8 and self.block_size is None and plain
 
     def draft(self, model: Model, weight: Weight, namer: Namer) -> Draft:
         """Groups, order and forms of one weight."""
@@ -97,14 +143,21 @@ class Grouping:
         writing = Writing(
             model, weight, self.grid, self._groups(dims, own), namer, flipped, _convolves(weight), solve=self.solve
         )
-        return Draft(writing, own, self.chooser.choose(writing), _scale_dtype(writing))
+        return self.redrafted(Draft(writing, own, {}, np.dtype(np.float32)), writing, None)
 
-    def redrafted(self, draft: Draft, writing: Writing, peak: float) -> Draft:
+    def redrafted(self, draft: Draft, writing: Writing, peak: float | None) -> Draft:
         """The same weight written otherwise; ``peak`` is its largest magnitude."""
-        return Draft(writing, draft.own, self.chooser.choose(writing), _scale_dtype(writing, peak))
+        writing = self.enriching(writing)
+        choice = self.chooser.choose(writing)
+        factors = self.chooser.migration(writing, choice)
+        if factors is not None:
+            writing, peak = dataclasses.replace(writing, migration=factors), None
+            choice = dict.fromkeys(choice, migrated.NAME)
+        return Draft(writing, draft.own, choice, _scale_dtype(writing, peak))
 
     def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
-        size = _DEFAULT_BLOCK[self.grid.bits] if self.block_size is None else self.block_size
+        default = 0 if self.enriching.length else DEFAULT_BLOCK[self.grid.bits]
+        size = default if self.block_size is None else self.block_size
         return per_block(dims, own, size) if size and not self.per_tensor else per_channel(dims, own)
 
 
@@ -144,7 +197,8 @@ def _best_axis(values: np.ndarray) -> tuple[int, ...]:
 def _scale_dtype(writing: Writing, peak: float | None = None) -> np.dtype:
     """float16 where scales count and float16 holds them as normal numbers, else float32."""
     groups = writing.groups
-    if groups.members >= _MANY_MEMBERS or math.prod(groups.scale_shape) < _FEW_SCALES:
+    few = groups.members >= _MANY_MEMBERS or math.prod(groups.scale_shape) < _FEW_SCALES
+    if few and writing.codebook is None:
         return np.dtype(np.float32)
     largest = (magnitude(writing.values()) if peak is None else peak) / max(writing.grid.high, 1)
     safe = 1e-3 < largest < 6e4

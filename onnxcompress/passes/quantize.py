@@ -8,7 +8,6 @@ after its lookup, and every other weight decodes itself when the model is loaded
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from dataclasses import field
@@ -17,30 +16,32 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic.dataclasses import dataclass
 
 from onnxcompress.errors import ModelError, UsageError
-from onnxcompress.forms import decode, static
-from onnxcompress.forms.assemble import Assembled, assemble
-from onnxcompress.forms.base import Writing, float_name, not_finite
+from onnxcompress.forms import static
 from onnxcompress.forms.chains import units
 from onnxcompress.forms.product import features, product
-from onnxcompress.graph.layers import Weight, weights
+from onnxcompress.graph.layers import weights
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.graph.scopes import Scopes
-from onnxcompress.passes.allotment import Rung, allotted, ladder, spare
+from onnxcompress.passes.allotment import Rung, allotted, importance, ladder, spare
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
-from onnxcompress.passes.grouping import Draft, Grouping, fits_float16, magnitude, quantized_values
+from onnxcompress.passes.enriching import Enriching
+from onnxcompress.passes.equalizing import equalized
+from onnxcompress.passes.grouping import Draft, Grouping, Kept, quantized_values
+from onnxcompress.passes.mixture import middle_bits, mixed, raised
+from onnxcompress.passes.outcomes import coded, shorter_float, skipped
+from onnxcompress.passes.refusals import refuse
 from onnxcompress.passes.survey import Chaining, Survey, survey, unfit
-from onnxcompress.report import LayerRecord
-from onnxcompress.solvers.groups import Grid, Groups
+from onnxcompress.solvers.groups import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
 
-    from onnxcompress.graph.edit import Namer
+    from onnxcompress.progress import Progress
     from onnxcompress.stats.activations import Observed
+    from onnxcompress.stats.probe import Probe
 
 Scheme = Literal["auto", "static", "dynamic", "weight-only", "float16", "bfloat16"]
 Target = Literal["cpu", "cuda", "portable"]
@@ -64,14 +65,29 @@ class Quantize:
 
     name: ClassVar[str] = "quantize"
 
-    bits: Literal[8, 4, 2] = field(default=8, metadata={"help": "Bits of a weight."})
+    bits: Literal[8, 7, 6, 5, 4, 3, 2, 1] = field(
+        default=8, metadata={"help": "Bits of a weight; with --average-bits the least. 3 are stored in 4."}
+    )
+    ternary: bool = field(default=False, metadata={"help": "With --bits 2: the codes -1, 0 and 1 only."})
+    average_bits: float | None = field(
+        default=None,
+        metadata={"help": "Bits with scales on average: each weight gets 8, 4 or 2 bits, and blocks, by its effect."},
+    )  # fmt: skip
+    codebook_length: Literal[1, 2, 4] | None = field(
+        default=None,
+        metadata={"help": "Places in a table of 2^bits entries in place of codes, each for so many weights."},
+    )  # fmt: skip
+    residual_rank: int | None = field(
+        default=None,
+        metadata={"help": "Add a product of matrices of so many columns, in float16, to each quantized weight."},
+    )  # fmt: skip
     scheme: Scheme = field(
         default="auto",
         metadata={"help": "What runs on integers: as is fastest, all (--data), products, nothing; or a shorter float."},
     )  # fmt: skip
     block_size: int | None = field(
         default=None,
-        metadata={"help": "Weights that share a scale, 0: a channel; default: as needed at 8 bits, 32 at 4, 16 at 2."},
+        metadata={"help": "Weights that share a scale, 0: a channel; default: as needed at 8 bits, 16 at 2, else 32."},
     )  # fmt: skip
     symmetric: bool = field(default=True, metadata={"help": "Zero points in the middle of the range (none stored)."})
     per_tensor: bool = field(default=False, metadata={"help": "One scale for a whole weight."})
@@ -96,31 +112,18 @@ class Quantize:
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing."""
-        if self.block_size and not 8 <= self.block_size <= 65536:
-            raise UsageError(
-                f"a block size of {self.block_size} is out of range",
-                "Give 8 to 65536, or 0 for whole channels.",
-            )
-        if self.block_size and self.per_tensor:
-            raise UsageError("blocks and one scale per tensor exclude each other", "Give one of the two options.")
-        if self.scheme in ("float16", "bfloat16"):
-            if self.bits != 8 or self.block_size or self.per_tensor or not self.symmetric:
-                raise UsageError(
-                    f"{self.scheme} has no bits, blocks, scales or zero points to choose",
-                    "Leave those options out, or use --scheme weight-only.",
-                )
-        elif self.scheme == "weight-only" and self.activation_bits is not None:
-            raise UsageError("with --scheme weight-only activations are not quantized", "Leave --activation-bits out.")
-        if self.scheme == "dynamic" and (self.bits != 8 or not self.symmetric or self.block_size):
-            raise UsageError(
-                "dynamic quantization needs symmetric weights of 8 bits with one scale per channel",
-                "Leave --bits, --asymmetric and --block-size out, or use --scheme weight-only.",
-            )
+        refuse(self)
 
     @property
     def tag(self) -> str:
-        """``int8``, ``int4``, ..., or the float type."""
-        return self.scheme if self.scheme in ("float16", "bfloat16") else f"int{self.bits}"
+        """``int8``, ``int4``, ``ternary``, ``codebook4``, ..., or the float type."""
+        if self.scheme in ("float16", "bfloat16"):
+            return self.scheme
+        if self.codebook_length is not None:
+            return f"codebook{self.bits}" + (f"x{self.codebook_length}" if self.codebook_length > 1 else "")
+        if self.average_bits is not None:
+            return f"int{self.average_bits:g}"
+        return "ternary" if self.ternary else f"int{self.bits}"
 
     def wanted_opset(self, model: Model, *, real: bool) -> int:
         """That of scales by channel, where operators may run on static integers."""
@@ -133,8 +136,15 @@ class Quantize:
 
     @property
     def _may_be_static(self) -> bool:
-        plain = self.bits == 8 and self.symmetric and not self.block_size and not self.per_tensor
+        special = self.codebook_length or self.residual_rank or self.average_bits
+        plain = self.bits == 8 and self.symmetric and not self.block_size and not self.per_tensor and not special
         return self.scheme in ("auto", "static") and plain and self.target != "cuda"
+
+    def prepared(self, model: Model, probe: Probe, progress: Progress) -> tuple[Model, tuple[str, ...]]:
+        """With outliers moved into weights, where activations may be quantized."""
+        if self.bits < 8 or self.scheme not in ("auto", "static", "dynamic") or self.target == "cuda":
+            return model, ()
+        return equalized(model, probe, progress)
 
     def watched(self, model: Model) -> Sequence[str]:
         """The left-hand sides of products by constant weights."""
@@ -165,16 +175,23 @@ class Quantize:
 
     def trials(self, model: Model, context: Context) -> Mapping[str, Callable[[], np.ndarray]]:
         """The weights that might be stored more precisely, as they would be quantized."""
+        if self.scheme in ("float16", "bfloat16"):
+            return {}
         grouping = self._grouping(model, context)
-        if self.scheme in ("float16", "bfloat16") or not grouping.open:
+        if not (grouping.open or self.average_bits or self._may_be_raised(context)):
             return {}
         found = self._survey(model, context)
-        grouping = dataclasses.replace(grouping, solve=found.solve)
         main = [w for w in found.rest if w.scope is found.scopes.main and w.constant is None]
         drafts = [grouping.draft(model, w, found.namer) for w in main]
-        if sum(d.original_nbytes for d in drafts if d.stored_only) > _MOST_ON_TRIAL:
+        tried = [d for d in drafts if d.stored_only or not grouping.open]
+        if sum(d.original_nbytes for d in tried) > _MOST_ON_TRIAL:
             return {}
-        return {d.writing.weight.name: functools.partial(quantized_values, d) for d in drafts if d.stored_only}
+        return {d.writing.weight.name: functools.partial(quantized_values, d) for d in tried}
+
+    def _may_be_raised(self, context: Context) -> bool:
+        """Whether weights that break the output may have more bits than were asked for."""
+        plain = self.codebook_length is None and self.residual_rank is None and self.average_bits is None
+        return self.bits < 8 and plain and not self.ternary and context.probe is not None
 
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
         """One outcome for every stored float tensor, and one for every other operator that runs on integers."""
@@ -183,10 +200,10 @@ class Quantize:
             raise UsageError("--scheme static has to see real inputs", "Give them with --data.")
         found = self._survey(model, context)
         for weight, reason in found.reasons:
-            yield Skip(_skipped(model, weight, reason))
+            yield Skip(skipped(model, weight, reason))
         if self.scheme in ("float16", "bfloat16"):
             kind = Tensor.FLOAT16 if self.scheme == "float16" else Tensor.BFLOAT16
-            yield from (self._shorter_float(model, weight, found.namer, kind) for weight in found.fit)
+            yield from (shorter_float(model, weight, found.namer, kind) for weight in found.fit)
         else:
             chained = list(found.edits())
             yield from chained
@@ -211,62 +228,65 @@ class Quantize:
                 "Start from the float model, or give --requantize to quantize what is still float.",
             )
 
-    def _shorter_float(self, model: Model, weight: Weight, namer: Namer, kind: int) -> Planned | Skip:
-        before, after = model.nbytes(weight.tensor), stored_bytes(kind, weight.dims)
-        name = float_name(kind)
-        if after >= before:
-            stored = float_name(weight.tensor.data_type)
-            return Skip(_skipped(model, weight, f"stored as {stored} already, {name} would be no smaller"))
-        writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
-        peak = magnitude(writing.values())
-        if not math.isfinite(peak):
-            raise not_finite(weight)
-        if kind == Tensor.FLOAT16 and not fits_float16(peak):
-            return Skip(_skipped(model, weight, "its values exceed the range of float16"))
-        edit = decode.write_float(writing, kind)
-        return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
-
     def _integers(
         self, model: Model, found: Survey, context: Context, chained: Sequence[Planned]
     ) -> Iterator[Planned | Skip]:
         grouping = self._grouping(model, context)
-        grouping = dataclasses.replace(grouping, solve=found.solve)
-        drafts = [grouping.draft(model, weight, found.namer) for weight in found.rest]
-        rungs: list[Rung] = [Rung(d, d.nbytes, 0.0) for d in drafts]
-        if grouping.open:
-            ladders = [ladder(grouping, d) for d in drafts]
-            saved = sum(u.record.bytes_before - u.record.bytes_after for u in chained)
-            rungs = allotted(drafts, ladders, context.damage, spare(model, drafts, saved))
+        drafts = []
+        for weight in found.rest:
+            draft = grouping.draft(model, weight, found.namer)
+            lacking = grouping.enriching.lacking(draft.writing)
+            if lacking is not None and self.codebook_length is not None:
+                yield Skip(skipped(model, weight, lacking))
+                continue
+            if lacking is not None:
+                context.notes.append(f"no residual for {weight.label}: {lacking}")
+            drafts.append(draft)
+        saved = sum(u.record.bytes_before - u.record.bytes_after for u in chained)
+        rungs = self._rungs(model, found, grouping, drafts, context, saved)
         for draft, rung in zip(drafts, rungs, strict=True):
             weight = draft.writing.weight
             before = model.nbytes(weight.tensor)
             if rung.nbytes + _NODE_BYTES > before * _WORTH:
                 reason = "too small: scales and decoding would eat up what its codes save"
-                yield Skip(_skipped(model, weight, reason))
+                yield Skip(skipped(model, weight, reason))
             elif rung.draft is None:
-                yield self._shorter_float(model, weight, found.namer, Tensor.FLOAT16)
+                yield shorter_float(model, weight, found.namer, Tensor.FLOAT16)
             else:
-                yield self._coded(rung.draft, before)
+                yield coded(rung.draft, before)
 
-    def _coded(self, draft: Draft, before: int) -> Planned:
-        weight = draft.writing.weight
-        made = assemble(draft.writing, draft.scale_dtype, draft.choice)
-        form = "+".join(sorted(set(draft.choice.values())))
-        record = LayerRecord(weight.label, weight.op, "done", None, form, self.bits, before, made.nbytes)
-        return Planned(record, made.edit, _error_of(made))
+    def _rungs(
+        self, model: Model, found: Survey, grouping: Grouping, drafts: Sequence[Draft], context: Context, saved: int
+    ) -> Sequence[Rung]:
+        """How finely each weight is stored."""
+        if self.average_bits is not None:
+            return mixed(grouping, drafts, context.damage, found.rounding, self.average_bits, self._lowest)
+        if grouping.open:
+            ladders = [ladder(grouping, d) for d in drafts]
+            return allotted(ladders, importance(drafts, ladders, context.damage), spare(model, drafts, saved))
+        if self._may_be_raised(context):
+            drafts, names = raised(grouping, drafts, context.damage, context.noise_limit)
+            if names:
+                context.notes.append(f"8 bits where {self.bits} break the output: {', '.join(names)}")
+        return [Rung(d, d.nbytes, 0.0) for d in drafts]
+
+    @property
+    def _lowest(self) -> int:
+        return 2 if self.bits == 8 else self.bits
 
     def _grouping(self, model: Model, context: Context) -> Grouping:
         found = self._survey(model, context)
         dynamic = self.scheme in ("auto", "dynamic") and self.bits == 8 and self.symmetric
         one_pass = found.one_pass(model, context) if dynamic and self.activation_bits is None else None
         chooser = Chooser(self.scheme, self.target, self.activation_bits, context, one_pass)
-        return Grouping(Grid(self.bits, self.symmetric), self.block_size, self.per_tensor, chooser)
-
-
-def _error_of(made: Assembled) -> Callable[[], float | None]:
-    return lambda: made.codes.error
-
-
-def _skipped(model: Model, weight: Weight, reason: str) -> LayerRecord:
-    size = model.nbytes(weight.tensor)
-    return LayerRecord(weight.label, weight.op, "skipped", reason, None, None, size, size)
+        bits = self.bits if self.average_bits is None else middle_bits(self.average_bits, self._lowest)
+        if self.codebook_length is not None:
+            bits = 8  # of a grid that is not used
+        enriching = Enriching(
+            self.bits, self.codebook_length or 0, self.residual_rank or 0, not self.per_tensor, context.seed,
+            found.rounding,
+        )  # fmt: skip
+        kept = context.notebook.setdefault("codes", {})
+        solve = None if found.solve is None else Kept(found.solve, kept)
+        grid = Grid(bits, self.symmetric, self.ternary)
+        return Grouping(grid, self.block_size, self.per_tensor, chooser, solve, enriching)

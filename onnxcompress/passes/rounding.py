@@ -21,7 +21,7 @@ from onnxcompress.solvers.feedback import feedback
 from onnxcompress.solvers.scales import weighted_scales
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnxcompress.graph.layers import Leaf, Weight
     from onnxcompress.graph.scopes import Scope
     from onnxcompress.solvers.grid import Quantized
+    from onnxcompress.solvers.groups import Grid, Groups
     from onnxcompress.stats.archive import Archive
 
 Array = np.ndarray
@@ -50,6 +51,20 @@ def centred(H: Array, mean: Array) -> Array:
     return found
 
 
+def round_rows(
+    W: Array, H: Array, grid: Grid, groups: Groups, dtype: np.dtype | None, floor: Array | None = None
+) -> Quantized:
+    """The codes of rows (out, in) in the metric of H; ``floor``: least scales, one for each row or for all."""
+    scale, zero = weighted_scales(W, np.maximum(np.diagonal(H, axis1=-2, axis2=-1), 0), grid, groups, dtype)
+    if floor is not None:
+        least = floor.reshape(-1) if groups.scale_shape[0] > 1 else floor.max()
+        scale = np.maximum(scale, np.reshape(least, (-1, *[1] * (scale.ndim - 1)))).astype(scale.dtype)
+    found = feedback(W, H, grid, groups, dtype, scales=(scale, zero))
+    if grid.bits < 8 or W.shape[1] <= _SMALL_KERNEL:
+        found = descent(W, H, found, grid, groups)
+    return found
+
+
 @dataclass(frozen=True)
 class Rounding:
     """Solves weights on what was measured."""
@@ -66,28 +81,17 @@ class Rounding:
         Raises:
             ValueError: a weight is not finite.
         """
-        seen = self._seen(writing)
+        seen = self.seen(writing)
         if seen is None:
             return None
         rows, H, mean = seen
         if writing.shift is not None:
             H = centred(H, mean)
-        W = rows.matrix(values)
-        importance = np.maximum(np.diagonal(H, axis1=-2, axis2=-1), 0)
-        if not importance.any():
-            return None
-        scale, zero = weighted_scales(W, importance, writing.grid, rows.groups, dtype)
-        if writing.floor is not None:
-            floor = writing.floor.reshape(-1) if rows.groups.scale_shape[0] > 1 else writing.floor.max()
-            scale = np.maximum(scale, np.reshape(floor, (-1, *[1] * (scale.ndim - 1)))).astype(scale.dtype)
-        found = feedback(W, H, writing.grid, rows.groups, dtype, scales=(scale, zero))
-        if writing.grid.bits < 8 or rows.inputs <= _SMALL_KERNEL:
-            found = descent(W, H, found, writing.grid, rows.groups)
-        return rows.to_stored(found)
+        return rows.to_stored(round_rows(rows.matrix(values), H, writing.grid, rows.groups, dtype, writing.floor))
 
     def shift(self, writing: Writing, found: Quantized) -> Array:
         """(W − Ŵ) E[x], which the bias takes over, (outputs,); solved codes then lose nothing but variance."""
-        seen = self._seen(writing)
+        seen = self.seen(writing)
         if seen is None:
             return np.zeros(1)
         rows, _, mean = seen
@@ -97,22 +101,35 @@ class Rounding:
         flat: Array = each.reshape(-1)
         return flat
 
-    def _seen(self, writing: Writing) -> tuple[Rows, Array, Array] | None:
+    def seen(self, writing: Writing) -> tuple[Rows, Array, Array] | None:
+        """The rows of a weight with E[x xᵀ] and E[x] of their inputs, None where nothing was measured."""
         total: Array | None = None
         mean: Array | None = None
         rows: Rows | None = None
-        for leaf in writing.weight.leaves:
-            if self._name(leaf) not in self.archive:
-                continue
-            own = rows_of(writing, leaf)
+        for leaf, own in self._known(writing):
             gram = self.archive.gram(self._name(leaf))
             H = gram.matrix
-            if own is None or own.inputs != H.shape[-1] or (rows is not None and own.order != rows.order):
+            if own.inputs != H.shape[-1] or (rows is not None and own.order != rows.order):
                 continue
             rows = rows or own
             total = H if total is None or total.shape != H.shape else total + H
             mean = gram.mean if mean is None else mean
-        return None if rows is None or total is None or mean is None else (rows, total, mean)
+        if rows is None or total is None or mean is None or not np.diagonal(total, axis1=-2, axis2=-1).any():
+            return None
+        if writing.migration is not None:  # the codes are multiplied by x / s
+            s = writing.migration.reshape(-1).astype(np.float64)
+            total, mean = total / np.outer(s, s), mean / s
+        return rows, total, mean
+
+    def rows(self, writing: Writing) -> Rows | None:
+        """The rows of a weight as the first of the readers sees them that anything was measured for."""
+        return next((own for _, own in self._known(writing)), None)
+
+    def _known(self, writing: Writing) -> Iterator[tuple[Leaf, Rows]]:
+        for leaf in writing.weight.leaves:
+            own = rows_of(writing, leaf) if self._name(leaf) in self.archive else None
+            if own is not None:
+                yield leaf, own
 
     @staticmethod
     def _name(leaf: Leaf) -> str:

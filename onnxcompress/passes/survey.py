@@ -14,7 +14,7 @@ from onnxcompress.forms.product import product
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
 from onnxcompress.graph.scopes import Scopes
-from onnxcompress.passes.activations import one_pass
+from onnxcompress.passes.activations import OnePass, Reader, one_pass
 from onnxcompress.passes.base import Planned
 from onnxcompress.passes.integers import Planner, Static
 from onnxcompress.passes.rounding import Rounding, layers
@@ -84,20 +84,28 @@ class Survey:
         """What rounds weights on what layers see."""
         return self.rounding.solve if self.rounding is not None else None
 
-    def one_pass(self, model: Model, context: Context) -> frozenset[str] | None:
+    def one_pass(self, model: Model, context: Context) -> OnePass | None:
         """The activations of products off static integers that one eight-bit pass is enough for."""
         if "one pass" not in context.notebook:
-            work: dict[str, float] = {}
-            for weight in self.rest if context.fast_forms and context.probe is not None else ():
-                for leaf in weight.leaves:
-                    found = product(leaf, weight.dims, weight.tensor.data_type)
-                    if found is not None and leaf.use.scope is self.scopes.main and found.x in context.observed:
-                        rows = sum(math.prod(shape[:-1]) for shape in context.observed[found.x].shapes)
-                        work[found.x] = work.get(found.x, 0.0) + rows * weight.elements
+            readers = self._readers(context) if context.fast_forms and context.probe is not None else {}
             left = max(context.noise_limit - self.static.noise, context.noise_limit * _LEAST_SHARE)
-            context.notebook["one pass"] = one_pass(model, context, work, left) if work else None
-        known: frozenset[str] | None = context.notebook["one pass"]
+            context.notebook["one pass"] = one_pass(model, context, readers, left) if readers else None
+        known: OnePass | None = context.notebook["one pass"]
         return known
+
+    def _readers(self, context: Context) -> dict[str, list[Reader]]:
+        """The weights that are multiplied by each activation off static integers."""
+        found: dict[str, list[Reader]] = {}
+        for weight in self.rest:
+            reading = [product(leaf, weight.dims, weight.tensor.data_type) for leaf in weight.leaves]
+            names = {p.x if p is not None else None for p in reading}
+            for p in reading:
+                if p is None or p.leaf.use.scope is not self.scopes.main or p.x not in context.observed:
+                    continue
+                rows = sum(math.prod(shape[:-1]) for shape in context.observed[p.x].shapes)
+                alone = len(names) == 1 and len({q.transposed for q in reading if q is not None}) == 1
+                found.setdefault(p.x, []).append(Reader(weight, p.transposed, alone, float(rows * weight.elements)))
+        return found
 
     def edits(self) -> Iterator[Planned]:
         """What becomes of the operators that run on static integers."""

@@ -48,22 +48,23 @@ def rounded(values: Array, low: float, high: float) -> Array:
 
 def squared_error(values: Array, low: float, high: float) -> float:
     """Σ (x − x̂)² over a range."""
-    difference = rounded(values, low, high) - values
-    return float(np.square(difference, dtype=np.float64).sum())
+    difference = rounded(values, low, high) - values.astype(np.float64)
+    return float(np.square(difference).sum())
 
 
 def candidates(sample: Array, low: float, high: float) -> dict[str, Range]:
     """Ranges by method, each distinct.
 
     Args:
-        sample: values, flat; at least one.
-        low: least of all values, of which the sample is a part.
+        sample: values, flat and finite; without any there is nothing to choose from.
+        low: least of all values, of which the sample is a part; it may be infinite.
         high: greatest of them.
     """
-    low, high = min(low, 0.0), max(high, 0.0)
+    low, high = max(min(low, 0.0), -_HUGE), min(max(high, 0.0), _HUGE)
     found: dict[str, Range] = {"min-max": (low, high)}
     if not sample.size or high - low < _TINY:
         return found
+    sample = np.clip(sample.astype(np.float64), low, high)  # in float64 no difference overflows
     for percent in (99.99, 99.9):
         ends = np.percentile(sample, [100 - percent, percent])
         found[f"percentile {percent}"] = (max(low, min(float(ends[0]), 0.0)), min(high, max(float(ends[1]), 0.0)))

@@ -90,7 +90,7 @@ def decode_rows(codes: Array, scale: Array, zero: Array | None, grid: Grid, grou
 def assembled(W: Array, codes: Array, scale: Array, zero: Array | None, grid: Grid, groups: Groups) -> Quantized:
     """Codes, scales and zero points with their plain error."""
     found = Quantized(np.ascontiguousarray(codes.reshape(groups.shape), grid.dtype), scale, zero, 0.0)
-    return Quantized(found.codes, scale, zero, plain_error(W, decoded(found, grid)))
+    return Quantized(found.codes, scale, zero, plain_error(W, decoded(found, grid)), grid.middle)
 
 
 def steps_by_input(

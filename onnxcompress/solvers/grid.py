@@ -7,6 +7,8 @@ is below 9 % for groups under 16,384 weights, and the noise saved less than half
 candidates is made where it can pay: large groups, and fewer than eight bits.
 
 After the search, the scale of given codes is refined to its least-squares value s = Σ w(q−z) / Σ (q−z)².
+
+One bit needs no search, see `scales`.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxcompress.solvers.groups import Groups
 from onnxcompress.solvers.parallel import ordered
+from onnxcompress.solvers.scales import weighted_scales
 from onnxcompress.solvers.sums import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from onnxcompress.solvers.groups import Grid, Groups
+    from onnxcompress.solvers.groups import Grid
 
 Array = np.ndarray
 
@@ -35,12 +39,16 @@ _JUDGED = 16  # chunks at most, evenly spread, from which the error of a weight 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Codes in the shape of the groups, scales and zero points that broadcast against them, and ‖W−Ŵ‖²/‖W‖²."""
+    """Codes in the shape of the groups, scales and zero points that broadcast against them, and ‖W−Ŵ‖²/‖W‖².
+
+    ``middle`` is the zero point where none is stored, see `Grid.middle`.
+    """
 
     codes: Array
     scale: Array
     zero_point: Array | None
     error: float
+    middle: float = 0.0
 
     def zeros(self) -> Array:
         """The zero points of an asymmetric grid."""
@@ -50,7 +58,7 @@ class Quantized:
 
     def dequantize(self) -> Array:
         """ŵ = s · (q − z), float32, in the shape of the groups."""
-        shift = np.float32(0) if self.zero_point is None else self.zero_point.astype(np.float32)
+        shift = np.float32(self.middle) if self.zero_point is None else self.zero_point.astype(np.float32)
         return (self.codes.astype(np.float32) - shift) * self.scale.astype(np.float32)
 
 
@@ -92,8 +100,7 @@ def quantize(
         codes[rows] = near
         if rows.start not in judged:
             return 0.0, 0.0
-        if z is not None:
-            near -= z
+        near -= np.float32(grid.middle) if z is None else z
         near *= s
         near -= part
         return float(np.vdot(near, near)), float(np.vdot(part, part))
@@ -102,8 +109,8 @@ def quantize(
     judged = {rows.start for rows in parts[:: max(1, -(-len(parts) // _JUDGED))]}
     sums = list(ordered(rounded, parts))
     noise, energy = sum(n for n, _ in sums), sum(e for _, e in sums)
-    stored_zero = None if zero is None else zero.astype(np.uint8)
-    return Quantized(codes, scale, stored_zero, noise / energy if energy else 0.0)
+    stored_zero = None if zero is None else zero.astype(scale.dtype if grid.bits == 1 else np.uint8)
+    return Quantized(codes, scale, stored_zero, noise / energy if energy else 0.0, grid.middle)
 
 
 def _scales(view: Array, grid: Grid, groups: Groups, dtype: np.dtype) -> tuple[Array, Array | None]:
@@ -111,6 +118,9 @@ def _scales(view: Array, grid: Grid, groups: Groups, dtype: np.dtype) -> tuple[A
     low, high = _ranges(view, groups)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError("weights are not finite")
+    if grid.bits == 1:
+        scale, zero = _two_levels(view, grid, groups)
+        return _storable(scale, dtype), None if zero is None else zero.astype(dtype).astype(np.float32)
     if grid.bits < 8 or groups.members >= _SEARCH_FROM:
         scale, zero = _searched(view, grid, groups, low, high)
     else:
@@ -198,8 +208,7 @@ def _storable(scale: Array, dtype: np.dtype) -> Array:
 
 def _round(part: Array, scale: Array, zero: Array | None, grid: Grid) -> Array:
     codes: Array = part * (np.float32(1) / scale.astype(np.float32))
-    if zero is not None:
-        codes += zero
+    codes += np.float32(grid.middle) if zero is None else zero
     np.rint(codes, out=codes)
     np.clip(codes, grid.low, grid.high, out=codes)
     return codes
@@ -277,3 +286,11 @@ def _least_squares(view: Array, scale: Array, zero: Array | None, grid: Grid, gr
         _accumulate(groups, rows, product, (codes * part).sum(groups.shared, keepdims=True))
         _accumulate(groups, rows, square, np.square(codes).sum(groups.shared, keepdims=True))
     return np.where(square > 0, product / np.maximum(square, 1e-30), scale).astype(np.float32)
+
+
+def _two_levels(view: Array, grid: Grid, groups: Groups) -> tuple[Array, Array | None]:
+    """Scale and zero point of one bit: ±s/2, or two free levels."""
+    own = [i for i in range(view.ndim) if i not in groups.shared]
+    flat = np.asarray(view, np.float32).transpose([*own, *groups.shared]).reshape(-1, groups.members)
+    scale, zero = weighted_scales(flat, np.ones(groups.members), grid, Groups(flat.shape, (1,)))
+    return scale.reshape(groups.scale_shape), None if zero is None else zero.reshape(groups.scale_shape)

@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxcompress.errors import DataError
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
 
@@ -28,13 +27,17 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 _PREFIX = "onnxcompress_extremes"
+_FIGURES = ("low", "high", "nan")  # of a tensor in one call; least and greatest leave NaN out
 _SAMPLE = 2048  # values of a tensor in each call
 _KEPT = 1 << 16  # values of a tensor in all
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """One value over all calls: least and greatest, and a sample of it as a flat float32 array."""
+    """One value over all calls: least and greatest, and a sample of what is finite of it as a flat float32 array.
+
+    The ends are infinite where the value is, and both of them where it is NaN: masks may be.
+    """
 
     low: float
     high: float
@@ -52,14 +55,13 @@ def extremes(
     """Run the model and watch float values of its main graph.
 
     Args:
-        model: the model, from opset 10.
+        model: the model, from opset 12.
         shapes: the values to watch, each with a shape that it had.
         calls: inputs, read one at a time.
         count: how many there are; the more, the fewer values are kept of each.
         threads: threads of the runtime.
 
     Raises:
-        DataError: a value is NaN or infinite.
         RuntimeFailure: ONNX Runtime cannot load or run the model.
     """
     twin = model.copy()
@@ -72,26 +74,27 @@ def extremes(
         path = Path(folder) / "extremes.onnx"
         writer.save(twin, path, durable=False)
         session = Session(path, threads=threads)
-        for number, feeds in enumerate(calls):
+        for feeds in calls:
             outputs = session.run(feeds)
             for index, name in enumerate(names):
-                least, most = (float(np.asarray(outputs[f"{_PREFIX}_{w}_{index}"])) for w in ("low", "high"))
-                if not (math.isfinite(least) and math.isfinite(most)):
-                    raise _not_finite(name, number)
+                least, most, nan = (float(np.asarray(outputs[f"{_PREFIX}_{w}_{index}"])) for w in _FIGURES)
+                if nan:
+                    least, most = -math.inf, math.inf
+                elif least > most:  # nothing in it
+                    continue
                 low[name], high[name] = min(low[name], least), max(high[name], most)
                 samples[name].append(np.asarray(outputs[f"{_PREFIX}_sample_{index}"]).reshape(-1))
-    return {name: Extremes(low[name], high[name], _thinned(samples[name])) for name in names}
+    return {name: _extremes(low[name], high[name], samples[name]) for name in names}
 
 
-def _not_finite(name: str, call: int) -> DataError:
-    return DataError(
-        f"the value {name!r} is NaN or infinite in sample {call}", "Leave that sample out, or mend the model."
-    )
+def _extremes(low: float, high: float, parts: Sequence[Array]) -> Extremes:
+    return Extremes(low, high, _thinned(parts)) if low <= high else Extremes(0.0, 0.0, np.zeros(0, np.float32))
 
 
 def _thinned(parts: Sequence[Array]) -> Array:
-    """All parts as one, with every n-th value where they are many."""
+    """All parts as one, what is finite of them, with every n-th value where they are many."""
     whole = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    whole = whole[np.isfinite(whole)]
     return whole[:: max(1, whole.size // _KEPT)].astype(np.float32)
 
 
@@ -99,12 +102,18 @@ def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...]
     def value(word: str) -> str:
         return f"{_PREFIX}_{word}_{index}"
 
-    def output(word: str) -> None:
-        graph.output.append(helper.make_tensor_value_info(value(word), onnx.TensorProto.FLOAT, None))
+    def output(word: str, kind: int = onnx.TensorProto.FLOAT) -> None:
+        graph.output.append(helper.make_tensor_value_info(value(word), kind, None))
 
-    for op, word in (("ReduceMin", "low"), ("ReduceMax", "high")):
-        graph.node.append(helper.make_node(op, [name], [value(word)], keepdims=0))
-        output(word)
+    graph.node.append(helper.make_node("IsNaN", [name], [value("is")]))
+    graph.node.append(helper.make_node("Cast", [value("is")], [value("are")], to=onnx.TensorProto.UINT8))
+    for op, source, word in (
+        ("ReduceMin", name, "low"),
+        ("ReduceMax", name, "high"),
+        ("ReduceMax", value("are"), "nan"),
+    ):
+        graph.node.append(helper.make_node(op, [source], [value(word)], keepdims=0))
+        output(word, onnx.TensorProto.UINT8 if word == "nan" else onnx.TensorProto.FLOAT)
     rest = math.prod(shape[1:])
     step = max(1, rest * shape[0] // kept) if shape else 1
     step += step % 2 == 0 and step > 1  # odd, so that it does not fall in step with sizes that are powers of two

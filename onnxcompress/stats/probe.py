@@ -14,11 +14,13 @@ from onnxcompress.runtime.session import Session
 from onnxcompress.stats.activations import observe
 from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.extremes import Extremes, extremes
+from onnxcompress.stats.features import Features, features
 from onnxcompress.stats.whatif import WhatIf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
     import onnx
 
     from onnxcompress.data.dataset import Dataset, Feeds
@@ -59,6 +61,10 @@ class Probe:
         self.progress.finish()
         return found
 
+    def features(self, model: Model, values: Mapping[str, tuple[int, int]]) -> dict[str, Features]:
+        """What each feature of values does over the data; values with their rank and the axis of their features."""
+        return features(model, values, self.data.take(_MOST_CALLS), threads=self.threads)
+
     def archive(self, model: Model, nodes: Sequence[onnx.NodeProto]) -> Archive:
         """What layers see, from as many calls as take bearable time."""
         key = " ".join(node.output[0] for node in nodes)
@@ -85,10 +91,14 @@ class Probe:
         return max(_FEWEST_CALLS, min(_MOST_CALLS, int(_GRAM_SECONDS / (_GRAM_COST * seconds + 1e-9))))
 
     def whatif(
-        self, model: Model, values: Sequence[str], weights: Sequence[str], dynamic: Sequence[str] = ()
+        self,
+        model: Model,
+        values: Sequence[str],
+        weights: Sequence[str],
+        dynamic: Mapping[str, np.ndarray | None] | None = None,
     ) -> WhatIf:
         """A session for trials."""
-        return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads, dynamic)
+        return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads, dynamic or {})
 
     def _told(self, calls: Dataset) -> Iterator[Feeds]:
         for feeds in calls:

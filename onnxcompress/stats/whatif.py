@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
@@ -43,7 +43,8 @@ class WhatIf:
         weights: initializers of the main graph that may be replaced.
         calls: inputs, all of them in memory; those are left out that would make trials last too long.
         threads: threads of the runtime.
-        dynamic: values that may be rounded with the range of each call.
+        dynamic: values that products may see rounded with the range of each call, with what their features are
+            divided by before and multiplied by afterwards.
 
     Attributes:
         seconds: what one trial takes.
@@ -59,7 +60,7 @@ class WhatIf:
         weights: Sequence[str],
         calls: Sequence[Feeds],
         threads: int | None = None,
-        dynamic: Sequence[str] = (),
+        dynamic: Mapping[str, Array | None] | None = None,
     ) -> None:
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
@@ -67,9 +68,11 @@ class WhatIf:
         self._own = _as_inputs(twin, set(weights))
         for name, i in self._index.items():
             _switched(graph, name, str(i))
-        self._dynamic = {name: f"dynamic_{i}" for i, name in enumerate(dynamic)}
+        self._dynamic = {name: f"dynamic_{i}" for i, name in enumerate(dynamic or {})}
         for name, place in self._dynamic.items():
             _switched(graph, name, place, dynamic=True)
+            if dynamic is not None and (factors := dynamic[name]) is not None:
+                _rescaled(graph, place, factors)
         with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
             path = Path(folder) / "whatif.onnx"
             writer.save(twin, path, durable=False)
@@ -161,6 +164,21 @@ def _switched(graph: onnx.GraphProto, name: str, index: str, *, dynamic: bool = 
         nodes.append(helper.make_node("Identity", [seen], [name]))
     for offset, node in enumerate(nodes):
         graph.node.insert(place + offset, node)
+
+
+def _rescaled(graph: onnx.GraphProto, index: str, factors: Array) -> None:
+    """Have a switch round a value over factors, and multiply it by them again."""
+    divided, whole = f"{_PREFIX}_divided_{index}", f"{_PREFIX}_whole_{index}"
+    below, above = f"{_PREFIX}_below_{index}", f"{_PREFIX}_above_{index}"
+    graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), below))
+    graph.initializer.append(numpy_helper.from_array(factors.astype(np.float32), above))
+    place, first = next((i, n) for i, n in enumerate(graph.node) if f"{_PREFIX}_codes_{index}" in n.output)
+    last = next(n for n in graph.node if f"{_PREFIX}_rounded_{index}" in n.output)
+    value = first.input[0]
+    first.input[0], last.output[0] = divided, whole
+    multiplied = helper.make_node("Mul", [whole, above], [f"{_PREFIX}_rounded_{index}"])
+    graph.node.insert(place + 2, multiplied)
+    graph.node.insert(place, helper.make_node("Mul", [value, below], [divided]))
 
 
 def _groups(outputs: Mapping[str, Array]) -> dict[str, tuple[int, list[list[int]]] | None]:

@@ -1,0 +1,138 @@
+"""Bits and blocks for each weight: within an average that is asked for, or more where few bits break the output.
+
+For each weight there is a ladder of bits and block sizes. Rounding weight i on its middle rung was seen to do dᵢ to the
+outputs; a rung that leaves the error e of it, eᵢ being that of the rung on trial, is expected to do dᵢ · e / eᵢ. Errors
+are relative ones in the metric of what the layer sees, tr((W−Ŵ) H (W−Ŵ)ᵀ) / tr(W H Wᵀ), where that was measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxcompress.errors import UsageError
+from onnxcompress.passes.allotment import Rung, allotted
+from onnxcompress.solvers.feedback import decode_rows, nearest
+from onnxcompress.solvers.grid import quantize
+from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
+from onnxcompress.solvers.metric import relative_error
+from onnxcompress.solvers.scales import weighted_scales
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxcompress.passes.allotment import Ladder
+    from onnxcompress.passes.grouping import Draft, Grouping
+    from onnxcompress.passes.rounding import Rounding
+
+Array = np.ndarray
+BITS = (8, 4, 2)  # three would take the bytes of four
+_BLOCKS = {8: (0, 32), 4: (128, 64, 32, 16), 2: (64, 32, 16)}
+_ROWS = 128  # of a weight, from which its errors are judged
+_STANDS_OUT = 10.0  # times the median of all, from which a weight breaks the output
+
+
+def middle_bits(average: float, lowest: int) -> int:
+    """The bits at which weights are on trial: most will have them."""
+    return max(bits for bits in BITS if bits <= average and bits >= min(lowest, average))
+
+
+def mixed(
+    grouping: Grouping, drafts: Sequence[Draft], damage: Mapping[str, float], rounding: Rounding | None,
+    average: float, lowest: int,
+) -> list[Rung]:  # fmt: skip
+    """The rung of each weight, such that codes, scales and zero points take so many bits a weight on average.
+
+    Raises:
+        UsageError: the coarsest rungs take more.
+    """
+    ladders, weighed = [], []
+    known = {name: d for name, d in damage.items() if math.isfinite(d)}
+    for draft in drafts:
+        judge = _Judge(draft, rounding)
+        ladders.append(_ladder(grouping, draft, lowest, judge))
+        weighed.append((known.get(draft.writing.weight.name), judge.error(draft)))
+    elements = sum(d.writing.weight.elements for d in drafts)
+    left = int(average / 8 * elements) - sum(rungs[0].nbytes for rungs in ladders)
+    if left < 0:
+        least = 8 * sum(rungs[0].nbytes for rungs in ladders) / elements
+        raise UsageError(
+            f"an average of {average:g} bits cannot be kept: the coarsest codes and their scales take {least:.2f}",
+            f"Give --average-bits {math.ceil(least * 10) / 10:g} or more.",
+        )
+    return allotted(ladders, _importance(weighed), left)
+
+
+def raised(
+    grouping: Grouping, drafts: Sequence[Draft], damage: Mapping[str, float], limit: float
+) -> tuple[list[Draft], list[str]]:
+    """The drafts with eight bits for weights that break the output alone, and the labels of those.
+
+    They do more than ``limit`` to it, and many times what the others do.
+    """
+    if not damage:
+        return list(drafts), []
+    bound = max(limit, _STANDS_OUT * statistics.median(damage.values()))
+    found, names = [], []
+    for draft in drafts:
+        if damage.get(draft.writing.weight.name, 0.0) > bound:
+            names.append(draft.writing.weight.label)
+            found.append(_rewritten(grouping, draft, 8, 0))
+        else:
+            found.append(draft)
+    return found, names
+
+
+def _ladder(grouping: Grouping, draft: Draft, lowest: int, judge: _Judge) -> Ladder:
+    """The ways to store a weight, from few bytes to many, each better than those before."""
+    kinds = [(bits, size) for bits in BITS if bits >= lowest for size in _BLOCKS[bits]]
+    made = {d.nbytes: d for d in (_rewritten(grouping, draft, bits, size) for bits, size in kinds)}
+    rungs: Ladder = []
+    for nbytes in sorted(made):
+        rung = Rung(made[nbytes], nbytes, judge.error(made[nbytes]))
+        if not rungs or rung.error < rungs[-1].error:
+            rungs.append(rung)
+    return rungs
+
+
+def _rewritten(grouping: Grouping, draft: Draft, bits: int, size: int) -> Draft:
+    writing = draft.writing
+    grid = Grid(bits, writing.grid.symmetric)
+    groups = per_block(writing.dims, draft.own, size) if size else per_channel(writing.dims, draft.own)
+    return grouping.redrafted(draft, dataclasses.replace(writing, grid=grid, groups=groups), None)
+
+
+def _importance(weighed: Sequence[tuple[float | None, float]]) -> list[float]:
+    """What an error counts in each weight: as was measured, else as the mean of the others."""
+    ratios = [d / e if d is not None and e > 0 else None for d, e in weighed]
+    known = [r for r in ratios if r is not None]
+    usual = sum(known) / len(known) if known else 1.0
+    return [usual if r is None else r for r in ratios]
+
+
+class _Judge:
+    """Tells errors of one weight, rounded to nearest, from some of its rows."""
+
+    def __init__(self, draft: Draft, rounding: Rounding | None) -> None:
+        seen = None if rounding is None else rounding.seen(draft.writing)
+        self.H = None if seen is None or seen[1].ndim > 2 else seen[1]
+        self.rounding = rounding
+        self.values = draft.writing.values()
+
+    def error(self, draft: Draft) -> float:
+        """The relative error that is to be expected of a draft."""
+        writing = draft.writing
+        rows = None if self.H is None or self.rounding is None else self.rounding.rows(writing)
+        if rows is None or self.H is None or rows.inputs != self.H.shape[-1]:
+            return quantize(self.values, writing.grid, writing.groups, draft.scale_dtype).error
+        some = slice(None, None, max(1, rows.out // _ROWS))
+        W = rows.matrix(self.values)[some]
+        shape = rows.groups.shape
+        groups = Groups((len(W), *shape[1:]), rows.groups.shared)
+        scale, zero = weighted_scales(W, np.diagonal(self.H), writing.grid, groups, draft.scale_dtype)
+        codes = nearest(W, scale, zero, writing.grid, groups)
+        return relative_error(W, decode_rows(codes, scale, zero, writing.grid, groups), self.H)

@@ -1,0 +1,58 @@
+"""What becomes of one weight, with its record."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from onnxcompress.forms import decode
+from onnxcompress.forms.assemble import Assembled, assemble
+from onnxcompress.forms.base import Writing, float_name, not_finite
+from onnxcompress.graph.model import Model, Tensor
+from onnxcompress.graph.payload import stored_bytes
+from onnxcompress.passes.base import Planned, Skip
+from onnxcompress.passes.grouping import Draft, fits_float16, magnitude
+from onnxcompress.report import LayerRecord
+from onnxcompress.solvers.groups import Grid, Groups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxcompress.graph.edit import Namer
+    from onnxcompress.graph.layers import Weight
+
+
+def shorter_float(model: Model, weight: Weight, namer: Namer, kind: int) -> Planned | Skip:
+    """A weight in a shorter float type."""
+    before, after = model.nbytes(weight.tensor), stored_bytes(kind, weight.dims)
+    name = float_name(kind)
+    if after >= before:
+        stored = float_name(weight.tensor.data_type)
+        return Skip(skipped(model, weight, f"stored as {stored} already, {name} would be no smaller"))
+    writing = Writing(model, weight, Grid(8), Groups(weight.dims, ()), namer)
+    peak = magnitude(writing.values())
+    if not math.isfinite(peak):
+        raise not_finite(weight)
+    if kind == Tensor.FLOAT16 and not fits_float16(peak):
+        return Skip(skipped(model, weight, "its values exceed the range of float16"))
+    edit = decode.write_float(writing, kind)
+    return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
+
+
+def coded(draft: Draft, before: int) -> Planned:
+    """A weight in codes."""
+    weight = draft.writing.weight
+    made = assemble(draft.writing, draft.scale_dtype, draft.choice)
+    form = "+".join(sorted(set(draft.choice.values())))
+    record = LayerRecord(weight.label, weight.op, "done", None, form, draft.bits, before, made.nbytes)
+    return Planned(record, made.edit, _error_of(made))
+
+
+def _error_of(made: Assembled) -> Callable[[], float | None]:
+    return lambda: made.codes.error
+
+
+def skipped(model: Model, weight: Weight, reason: str) -> LayerRecord:
+    """The record of a weight that stays as it is."""
+    size = model.nbytes(weight.tensor)
+    return LayerRecord(weight.label, weight.op, "skipped", reason, None, None, size, size)
