@@ -25,8 +25,8 @@ from onnxcompress.search.exclusion import Knowledge, fewest, pattern, shell, tom
 from onnxcompress.search.lifting import lifted
 from onnxcompress.search.ranking import sensitivity
 from onnxcompress.search.sensitivity import LayerDamage, Options, Sensitivity
-from onnxcompress.search.session import groups
 from onnxcompress.search.trials import Trials, portion
+from onnxcompress.stats.output_groups import groups
 from tests.small_models import check_words, normal, opened, outputs, proto, sqnr, write
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"

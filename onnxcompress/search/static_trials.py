@@ -19,10 +19,10 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.graph.shapes import float_values
 from onnxcompress.passes.survey import Chaining
 from onnxcompress.runtime.failures import OutOfMemory
-from onnxcompress.search.session import Session
 from onnxcompress.search.trials import IN_MEMORY, bounded
 from onnxcompress.solvers.clipping import candidates, grid, squared_error
 from onnxcompress.solvers.groups import Grid, per_channel
+from onnxcompress.stats.whatif import WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ def _measure(model: Model, ready: list[Unit], probe: Probe, deadline: float, fou
         part = _portion(ready)
         del ready[: len(part)]
         weights = list(dict.fromkeys(_name(u) for u in part))
-        session = Session(model, _values(part), weights, list(probe.data.take(_CALLS)), probe.threads)
+        session = WhatIf(model, _values(part), weights, list(probe.data.take(_CALLS)), probe.threads)
         probe.progress.start("measuring what layers lose on static integers", len(part))
         for unit in part:
             if time.perf_counter() + session.seconds > deadline:

@@ -15,7 +15,7 @@ import numpy as np
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.runtime.failures import OutOfMemory
 from onnxcompress.search.exclusion import WORST
-from onnxcompress.search.session import Session
+from onnxcompress.stats.whatif import WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ class Trials:
         self._progress = progress
         self._threads = threads
         self._limit = session_bytes
-        self._session: Session | None = None
+        self._session: WhatIf | None = None
         self._inside: frozenset[str] = frozenset()
         self.failed: dict[str, str] = {}
         self.opening = 0.0
@@ -81,7 +81,7 @@ class Trials:
         self._progress.finish()
 
     def _measure(
-        self, session: Session, part: dict[str, Candidate], candidates: Sequence[Candidate], knowledge: Knowledge,
+        self, session: WhatIf, part: dict[str, Candidate], candidates: Sequence[Candidate], knowledge: Knowledge,
         deadline: float,
     ) -> None:  # fmt: skip
         names = [c.name for c in candidates]
@@ -98,7 +98,7 @@ class Trials:
             return None
         return bounded(self._session.noise({}, {c.name: self._rounded(c) for c in candidates}))
 
-    def _opened(self, part: list[Candidate], seconds: float) -> Session | None:
+    def _opened(self, part: list[Candidate], seconds: float) -> WhatIf | None:
         """A session whose trials take about so many seconds at most, or one call.
 
         Where the model does not run with these weights as inputs, ``part`` is cut down until it does.
@@ -108,7 +108,7 @@ class Trials:
         while True:
             names = [c.name for c in part]
             try:
-                self._session = Session(self._model, (), names, _Few(self._calls, seconds), self._threads)
+                self._session = WhatIf(self._model, (), names, _Few(self._calls, seconds), self._threads)
             except OutOfMemory:
                 raise
             except RuntimeFailure as error:

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
-from onnxcompress.stats.magnitudes import channel_axis, magnitude_groups
+from onnxcompress.stats.output_groups import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -87,7 +87,7 @@ class WhatIf:
             self._calls.append(feeds)
             self._expected.append(self._run(feeds, {}, {}))
         self.seconds = time.perf_counter() - started
-        self._groups = [_groups(outputs) for outputs in self._expected]
+        self._groups = groups_of(self._expected)
 
     def noise(self, values: Mapping[str, Grid], weights: Mapping[str, Array], dynamic: Collection[str] = ()) -> float:
         """Noise-to-signal ratio at the worst output, over all calls, when these are rounded and replaced."""
@@ -179,20 +179,6 @@ def _rescaled(graph: onnx.GraphProto, index: str, factors: Array) -> None:
     multiplied = helper.make_node("Mul", [whole, above], [f"{_PREFIX}_rounded_{index}"])
     graph.node.insert(place + 2, multiplied)
     graph.node.insert(place, helper.make_node("Mul", [value, below], [divided]))
-
-
-def _groups(outputs: Mapping[str, Array]) -> dict[str, tuple[int, list[list[int]]] | None]:
-    """For each output the axis and the groups of its channels that have figures of their own."""
-    found: dict[str, tuple[int, list[list[int]]] | None] = {}
-    for name, y in outputs.items():
-        axis = channel_axis(y, None)
-        if axis is None:
-            found[name] = None
-            continue
-        others = tuple(i for i in range(y.ndim) if i != axis)
-        rms = np.sqrt(np.square(np.nan_to_num(y.astype(np.float64))).mean(axis=others))
-        found[name] = (axis, magnitude_groups(rms))
-    return found
 
 
 def _noises(

@@ -1,4 +1,4 @@
-"""Trials whose outputs are judged over all calls together.
+"""Groups of channels of the outputs of a model, judged over all calls together.
 
 With one sample in a call, one of many channels is often near zero by chance. It would be a group of its own, whose
 noise is large beside nothing. So magnitudes of channels are taken over all calls, and channels of which only a few
@@ -12,29 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxcompress.stats.magnitudes import channel_axis, magnitude_groups
-from onnxcompress.stats.whatif import WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from onnxcompress.data.dataset import Feeds
-    from onnxcompress.graph.model import Model
 
 Array = np.ndarray
 Groups = tuple[int, list[list[int]]] | None
 _FEWEST = 4  # values of a channel
 
 
-class Session(WhatIf):
-    """The model on some calls, with any of its values rounded and any of its weights replaced; see `WhatIf`."""
-
-    def __init__(
-        self, model: Model, values: Sequence[str], weights: Sequence[str], calls: Sequence[Feeds],
-        threads: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(model, values, weights, calls, threads)
-        shared = {name: groups([outputs[name] for outputs in self._expected]) for name in self._expected[0]}
-        self._groups = [_where_it_fits(shared, outputs) for outputs in self._expected]
+def groups_of(calls: Sequence[Mapping[str, Array]]) -> list[dict[str, Groups]]:
+    """For the outputs of each call the axis and the groups of its channels that have figures of their own."""
+    shared = {name: groups([outputs[name] for outputs in calls]) for name in (calls[0] if calls else {})}
+    return [_where_it_fits(shared, outputs) for outputs in calls]
 
 
 def groups(found: Sequence[Array]) -> Groups:
