@@ -61,12 +61,19 @@ def test_modules_are_short() -> None:
     assert not {path: lines for path, lines in lengths.items() if lines > LONGEST_MODULE}
 
 
+def documented(function: ast.FunctionDef) -> int:
+    """Lines of the docstring: one that tells shapes and what is raised makes no function longer."""
+    first = function.body[0]
+    told = ast.get_docstring(function) is not None and first.end_lineno is not None
+    return first.end_lineno - first.lineno + 1 if told and first.end_lineno is not None else 0
+
+
 def test_functions_are_short() -> None:
     long = {}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
-                lines = node.end_lineno - node.lineno + 1
+                lines = node.end_lineno - node.lineno + 1 - documented(node)
                 if lines > LONGEST_FUNCTION:
                     long[f"{relative(path)}:{node.lineno} {node.name}"] = lines
     assert not long

@@ -12,15 +12,14 @@ import pytest
 
 import onnxcompress
 from onnxcompress.data.dataset import Dataset
-from onnxcompress.errors import DataError, OnnxCompressError
-from onnxcompress.graph.model import Model
+from onnxcompress.errors import DataError
 from onnxcompress.stats.extremes import Extremes, extremes
 from tests.small_models import Arrays, check_words, normal, opened, outputs, proto, sqnr, write
 
 CONV = "Conv<pads = [1, 1, 1, 1]>"
 TEXT = f"g (float[n, 8, p, q] x) => (float[a, b, c, d] y) {{ h = {CONV}(x, w, k) r = Relu(h) y = {CONV}(r, v) }}"
 WEIGHTS = {
-    "w": normal(32, 8, 3, 3, seed=1, scale=0.2), "k": normal(32, seed=2), "v": normal(32, 32, 3, 3, seed=3, scale=0.1),
+    "w": normal(16, 8, 3, 3, seed=1, scale=0.2), "k": normal(16, seed=2), "v": normal(16, 16, 3, 3, seed=3, scale=0.1),
 }  # fmt: skip
 SHAPE = (2, 8, 9, 9)
 GOOD = [{"x": normal(*SHAPE, seed=i)} for i in range(4)]
@@ -35,10 +34,10 @@ def folder_of(calls: Sequence[Arrays], folder: Path) -> Path:
 
 
 def quantized(
-    calls: Sequence[Arrays], folder: Path, text: str = TEXT, weights: Arrays = WEIGHTS, *, scheme: str = "static",
-) -> onnxcompress.Result:  # fmt: skip
+    calls: Sequence[Arrays], folder: Path, text: str = TEXT, weights: Arrays = WEIGHTS
+) -> onnxcompress.Result:
     path = write(proto(text, weights), folder)
-    return onnxcompress.quantize(path, data=folder_of(calls, folder), scheme=scheme, seconds=0.05, threads=1)
+    return onnxcompress.quantize(path, data=folder_of(calls, folder), scheme="static", seconds=0.02, threads=1)
 
 
 def like(call: Arrays, factor: float, plus: float = 0.0) -> Arrays:
@@ -71,10 +70,9 @@ WORKS: Mapping[str, Sequence[Arrays]] = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["static", "auto"])
 @pytest.mark.parametrize("calls", WORKS.values(), ids=WORKS)
-def test_whatever_the_data_say_the_result_holds_on_them(tmp_path: Path, calls: Sequence[Arrays], scheme: str) -> None:
-    result = quantized(calls, tmp_path, scheme=scheme)
+def test_whatever_the_data_say_the_result_holds_on_them(tmp_path: Path, calls: Sequence[Arrays]) -> None:
+    result = quantized(calls, tmp_path)
     assert result.passed
     assert result.path is not None
     assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "model.int8.onnx", "data"}
@@ -90,7 +88,7 @@ def test_a_layer_that_the_data_never_exercise_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["w", "v"])
-@pytest.mark.parametrize("channels", [slice(3, 7), slice(0, 1), slice(None)], ids=["some", "the first", "all"])
+@pytest.mark.parametrize("channels", [slice(3, 7), slice(None)], ids=["some", "all"])
 def test_weights_with_channels_of_zeros(tmp_path: Path, name: str, channels: slice) -> None:
     weight = WEIGHTS[name].copy()
     weight[channels] = 0
@@ -126,12 +124,11 @@ OTHER_INPUTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["static", "auto"])
 @pytest.mark.parametrize(("text", "weights", "calls"), OTHER_INPUTS.values(), ids=OTHER_INPUTS)
 def test_inputs_of_other_kinds(
-    tmp_path: Path, text: str, weights: Arrays, calls: Sequence[Arrays], scheme: str
+    tmp_path: Path, text: str, weights: Arrays, calls: Sequence[Arrays]
 ) -> None:  # fmt: skip
-    result = quantized(calls, tmp_path, text, weights, scheme=scheme)
+    result = quantized(calls, tmp_path, text, weights)
     assert result.passed
     assert result.path is not None
     for call in calls:
@@ -165,16 +162,12 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(
     assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "data"}
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
-def test_values_whose_squares_overflow_are_refused_or_hold(tmp_path: Path) -> None:
-    try:
-        result = quantized([like(c, 1e37) for c in GOOD], tmp_path)
-    except OnnxCompressError as error:
-        check_words(error)
-        assert error.exit_code == 3
-        assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "data"}
-    else:
-        assert result.passed
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_values_whose_squares_overflow_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too large") as caught:
+        quantized([like(c, 1e37) for c in GOOD], tmp_path)
+    check_words(caught.value)
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "data"}
 
 
 def test_the_command_line_tells_it_without_a_traceback(tmp_path: Path) -> None:
@@ -197,7 +190,7 @@ def test_the_command_line_tells_it_without_a_traceback(tmp_path: Path) -> None:
 def seen(calls: Sequence[np.ndarray], folder: Path, shape: tuple[int, ...] | None = None) -> Extremes:
     axes = ", ".join("abcd"[: calls[0].ndim])
     kind = f"float[{axes}]"
-    model: Model = opened(proto(f"g ({kind} x) => ({kind} y) {{ y = Neg(x) }}"), folder)
+    model = opened(proto(f"g ({kind} x) => ({kind} y) {{ y = Neg(x) }}"), folder)
     data = Dataset("given", len(calls), lambda i: {"x": calls[i]})
     return extremes(model, {"x": shape or calls[0].shape}, data, len(calls), threads=1)["x"]
 

@@ -30,6 +30,9 @@ CONV = "Conv<pads = [1, 1, 1, 1]>"
 CHAIN = f"g (float[n, 8, 14, 14] x) => (float[n, c, h0, w0] y) {{ h = {CONV}(x, w, b) r = Relu(h) y = {CONV}(r, v) }}"
 WEIGHTS = {"w": normal(32, 8, 3, 3, seed=1, scale=0.2), "b": normal(32, seed=2), "v": normal(32, 32, 3, 3, seed=3)}
 
+FEW = 24  # of the calibration calls, which is enough here
+DATA = ("--data", CALIBRATION, "--limit", FEW)
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -52,6 +55,10 @@ def forms(result: onnxcompress.Result) -> dict[str, str]:
     return {r.name: r.form for r in result.report.steps[-1].layers if r.form}
 
 
+def on_integers(result: onnxcompress.Result) -> int:
+    return list(forms(result).values()).count("static")
+
+
 # ------------------------------------------------------------------------- a sample model
 
 
@@ -59,7 +66,7 @@ def forms(result: onnxcompress.Result) -> dict[str, str]:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sample model quantized from the command line, and the report."""
     folder = tmp_path_factory.mktemp("digits")
-    done = cli("quantize", DIGITS, "--data", CALIBRATION, "--no-verify", "-o", "auto.onnx", cwd=folder)
+    done = cli("quantize", DIGITS, *DATA, "--no-verify", "-o", "auto.onnx", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return folder
 
@@ -67,7 +74,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, **options: Any) -> onnxcompress.Result:
     """The sample model quantized here, timed for a moment only."""
     options = {"scheme": "static", "seconds": 0.05, "threads": 1, "force": True, **options}
-    return onnxcompress.quantize(DIGITS, folder / "out.onnx", data=CALIBRATION, **options)
+    return onnxcompress.quantize(DIGITS, folder / "out.onnx", data=CALIBRATION, limit=FEW, **options)
+
+
+def fidelity(path: Path) -> float:
+    report = onnxcompress.verify(DIGITS, path, data=CALIBRATION, seconds=0.02, threads=1)
+    assert report.fidelity is not None
+    return report.fidelity.sqnr_db
 
 
 def accuracy(path: Path) -> float:
@@ -79,21 +92,19 @@ def accuracy(path: Path) -> float:
 
 @pytest.fixture(scope="module")
 def free(tmp_path_factory: pytest.TempPathFactory) -> onnxcompress.Result:
-    """The sample model on static integers with no limit."""
-    return run(tmp_path_factory.mktemp("free"))
+    """The sample model on static integers with no limit, however fast it is."""
+    folder = tmp_path_factory.mktemp("free")
+    return run(folder, verify=False)
 
 
 def test_the_sample_model_keeps_its_accuracy(digits: Path, free: onnxcompress.Result) -> None:
-    assert free.passed
     assert free.path is not None
-    assert free.report.fidelity is not None
-    assert free.report.fidelity.sqnr_db > 25
+    assert fidelity(free.path) > 25
     for path in (free.path, digits / "auto.onnx"):
         assert accuracy(path) >= accuracy(DIGITS) - 0.01
 
 
-@pytest.mark.parametrize("scheme", ["static", "auto"])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("scheme", "threads"), [("auto", 1), ("static", 2)])
 def test_it_runs_on_integers_and_the_same_run_gives_the_same_bytes(
     digits: Path, tmp_path: Path, scheme: str, threads: int
 ) -> None:
@@ -114,19 +125,16 @@ def stripped(path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_an_excluded_convolution_stays_in_float(tmp_path: Path) -> None:
-    kept = [n for n in onnx.load(DIGITS).graph.node if n.op_type == "Conv"][1].input[1]
-    result = run(tmp_path, exclude=(kept,), simplify=False, verify=False)
+def test_an_excluded_convolution_stays_in_float(free: onnxcompress.Result, tmp_path: Path) -> None:
+    static = [r.name for r in free.report.steps[-1].layers if (r.op, r.form) == ("Conv", "static")]
+    result = run(tmp_path, exclude=static[-1:], verify=False)
     assert result.path is not None
-    (record,) = [r for r in result.report.steps[-1].layers if r.name == kept]
+    (record,) = [r for r in result.report.steps[-1].layers if r.name == static[-1]]
     assert (record.status, record.form) == ("skipped", None)
     assert "excluded" in (record.reason or "")
-    stored, original = (
-        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
-        for path in (result.path, DIGITS)
-    )
-    np.testing.assert_array_equal(stored[kept], original[kept])
-    assert "static" in forms(result).values()
+    stored = {t.name: t for t in onnx.load(result.path).graph.initializer}
+    assert stored[static[-1]].data_type == TensorProto.FLOAT
+    assert on_integers(result) > 0
 
 
 def test_without_data_static_is_wrong_usage(tmp_path: Path) -> None:
@@ -140,7 +148,7 @@ def test_without_data_static_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_limit_out_of_reach_is_rejected(tmp_path: Path) -> None:
-    done = cli("quantize", DIGITS, "--data", CALIBRATION, "-o", "out.onnx", "--json", "out.json", "--min-sqnr", 120,
+    done = cli("quantize", DIGITS, *DATA, "-o", "out.onnx", "--json", "out.json", "--min-sqnr", 120,
                cwd=tmp_path)  # fmt: skip
     assert done.returncode == 1
     assert {p.name for p in tmp_path.iterdir()} == {"out.rejected.onnx", "out.json"}
@@ -151,15 +159,13 @@ def test_a_limit_out_of_reach_is_rejected(tmp_path: Path) -> None:
 def test_a_limit_within_reach_is_kept_with_fewer_operators_on_integers(
     free: onnxcompress.Result, tmp_path: Path
 ) -> None:
-    assert free.report.fidelity is not None
-    limit = free.report.fidelity.sqnr_db + 4
+    assert free.path is not None
+    limit = fidelity(free.path) + 4
     result = run(tmp_path, min_sqnr=limit)
     assert result.passed
     assert result.report.fidelity is not None
     assert result.report.fidelity.sqnr_db >= limit
-    assert list(forms(result).values()).count("static") < list(forms(run(tmp_path, verify=False)).values()).count(
-        "static"
-    )
+    assert on_integers(result) < on_integers(free)
 
 
 @pytest.mark.parametrize("limit", [-5000, -1.5, 0, 200])
@@ -258,7 +264,7 @@ def test_scores_beside_boxes_are_not_drowned(tmp_path: Path) -> None:
     assert len({o.group for o in result.report.fidelity.outputs} - {None}) == 2
 
 
-@pytest.mark.parametrize("lowest", [-1e38, -3.4e38, -np.inf, -1e4])
+@pytest.mark.parametrize("lowest", [-1e38, -np.inf])
 def test_a_masked_attention_does_not_collapse(tmp_path: Path, lowest: float) -> None:
     """The mask is computed in the graph, so that its sum with the products is an operator that could be static."""
     model = proto(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxcompress.passes.base import Context
 
 _STORAGE = (decode.NAME, gather.NAME)  # they change how a weight is stored, not how it is computed with
+_BLOCKWISE = (blockwise.NAME, blockwise.OTHER_GRIDS)
 _FAITHFUL_DB = 40.0  # one eight-bit pass is enough where real activations keep this; weights have about as much
 
 
@@ -53,6 +54,13 @@ class Chooser:
             return None
         return first.reshape((1, -1) if p.transposed else (-1, 1))
 
+    def outliers(self, writing: Writing, choice: Mapping[Leaf, str]) -> tuple[int, ...]:
+        """The inputs of a weight that stay in float so that one pass is enough for the others; none where it is not."""
+        if self.one_pass is None or set(choice.values()) != {dynamic.TWO_PASSES}:
+            return ()
+        found = {p.x if p is not None else "" for p in (product_of(writing, leaf) for leaf in choice)}
+        return self.one_pass.wide.get(found.pop(), ()) if len(found) == 1 else ()
+
     def _form(self, writing: Writing, leaf: Leaf) -> str:
         found = product_of(writing, leaf)
         x = found.x if found is not None else ""
@@ -75,7 +83,7 @@ class Chooser:
             return False
         if name in (dynamic.ONE_PASS, dynamic.TWO_PASSES):
             return self.scheme in ("auto", "dynamic") and name == self._passes(x)
-        if name == (blockwise.NAME if self.target == "portable" else fused.NAME):
+        if name in (_BLOCKWISE if self.target == "portable" else (fused.NAME,)):
             return False
         return self.scheme in ("auto", "weight-only")
 
@@ -96,7 +104,7 @@ class Chooser:
         if found is None or found.x not in self.context.observed:
             return 0.0
         inputs, outputs = features(writing.dims, found)
-        block = blockwise.block_size(writing, found) if name == blockwise.NAME else None
-        key = costs.form_key(name, writing.grid.bits, block)
+        block = blockwise.block_size(writing, found) if name in _BLOCKWISE else None
+        key = costs.form_key(name, writing.grid.stored_bits, block)
         shapes = self.context.observed[found.x].shapes
         return costs.expected(self.context.costs, key, shapes, inputs, outputs) or 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms import migrated
+from onnxcompress.forms import migrated, split
 from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.product import product
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
@@ -153,6 +153,9 @@ class Grouping:
         if factors is not None:
             writing, peak = dataclasses.replace(writing, migration=factors), None
             choice = dict.fromkeys(choice, migrated.NAME)
+        wide = self.chooser.outliers(writing, choice)
+        if wide:
+            writing, choice = dataclasses.replace(writing, outliers=wide), dict.fromkeys(choice, split.NAME)
         return Draft(writing, draft.own, choice, _scale_dtype(writing, peak))
 
     def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:

@@ -33,6 +33,7 @@ Array = np.ndarray
 BITS = (8, 4, 2)  # three would take the bytes of four
 _BLOCKS = {8: (0, 32), 4: (128, 64, 32, 16), 2: (64, 32, 16)}
 _ROWS = 128  # of a weight, from which its errors are judged
+_MOST_EXTRA = 0.25  # of the bytes of all weights, for those that break the output
 _STANDS_OUT = 10.0  # times the median of all, from which a weight breaks the output
 
 
@@ -69,22 +70,26 @@ def mixed(
 
 def raised(
     grouping: Grouping, drafts: Sequence[Draft], damage: Mapping[str, float], limit: float
-) -> tuple[list[Draft], list[str]]:
-    """The drafts with eight bits for weights that break the output alone, and the labels of those.
+) -> tuple[list[Draft], list[str], list[str]]:
+    """The drafts with eight bits for weights that break the output alone, their labels, and those of others that do.
 
-    They do more than ``limit`` to it, and many times what the others do.
+    They do more than ``limit`` to it, and many times what the others do. Those that do most for their bytes come first,
+    and together they may make the weights a quarter larger, since so few bits were asked for.
     """
     if not damage:
-        return list(drafts), []
+        return list(drafts), [], []
     bound = max(limit, _STANDS_OUT * statistics.median(damage.values()))
-    found, names = [], []
-    for draft in drafts:
-        if damage.get(draft.writing.weight.name, 0.0) > bound:
-            names.append(draft.writing.weight.label)
-            found.append(_rewritten(grouping, draft, 8, 0))
-        else:
-            found.append(draft)
-    return found, names
+    spare = int(_MOST_EXTRA * sum(d.nbytes for d in drafts))
+    breaking = [i for i, d in enumerate(drafts) if damage.get(d.writing.weight.name, 0.0) > bound]
+    better = {i: _rewritten(grouping, drafts[i], 8, 0) for i in breaking}
+    extra = {i: max(better[i].nbytes - drafts[i].nbytes, 1) for i in breaking}
+    found, names, left = list(drafts), [], []
+    for i in sorted(breaking, key=lambda i: (-damage[drafts[i].writing.weight.name] / extra[i], i)):
+        if extra[i] <= spare:
+            spare -= extra[i]
+            found[i] = better[i]
+        (left if found[i] is drafts[i] else names).append(drafts[i].writing.weight.label)
+    return found, names, left
 
 
 def _ladder(grouping: Grouping, draft: Draft, lowest: int, judge: _Judge) -> Ladder:

@@ -265,9 +265,12 @@ class Quantize:
             ladders = [ladder(grouping, d) for d in drafts]
             return allotted(ladders, importance(drafts, ladders, context.damage), spare(model, drafts, saved))
         if self._may_be_raised(context):
-            drafts, names = raised(grouping, drafts, context.damage, context.noise_limit)
+            drafts, names, left = raised(grouping, drafts, context.damage, context.noise_limit)
             if names:
                 context.notes.append(f"8 bits where {self.bits} break the output: {', '.join(names)}")
+            if left:
+                much = "most of what is lost comes from weights too large for 8 bits in so small a file"
+                context.notes.append(f"{much}: {', '.join(left)}; --average-bits shares bytes out by effect")
         return [Rung(d, d.nbytes, 0.0) for d in drafts]
 
     @property

@@ -87,6 +87,7 @@ def quantize(
     """
     view = np.asarray(weight).reshape(groups.shape)
     scale, zero = _scales(view, grid, groups, scale_dtype or np.dtype(np.float32))
+    keep_sums = keep_sums and grid.bits > 1  # single bits are too far apart to make up for each other
     if floor is not None:
         scale = np.maximum(scale, floor).astype(scale.dtype)
     codes = np.empty(groups.shape, grid.dtype)

@@ -15,12 +15,11 @@ from onnxcompress.stats.activations import observe
 from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.extremes import Extremes, extremes
 from onnxcompress.stats.features import Features, features
-from onnxcompress.stats.whatif import WhatIf
+from onnxcompress.stats.whatif import Treated, WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     import onnx
 
     from onnxcompress.data.dataset import Dataset, Feeds
@@ -95,7 +94,7 @@ class Probe:
         model: Model,
         values: Sequence[str],
         weights: Sequence[str],
-        dynamic: Mapping[str, np.ndarray | None] | None = None,
+        dynamic: Mapping[str, Treated] | None = None,
     ) -> WhatIf:
         """A session for trials."""
         return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads, dynamic or {})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,17 @@ _PREFIX = "onnxcompress_whatif"
 _TRIAL_SECONDS = 0.5
 
 
+@dataclass(frozen=True, eq=False)
+class Treated:
+    """What is done to a value before it is rounded, (features,) both.
+
+    It is divided by ``factors``, or the features are left out that are zero in ``kept``.
+    """
+
+    factors: Array | None = None
+    kept: Array | None = None
+
+
 class WhatIf:
     """The model on some calls, with any of its values rounded to eight bits and any of its weights replaced.
 
@@ -43,8 +55,7 @@ class WhatIf:
         weights: initializers of the main graph that may be replaced.
         calls: inputs, all of them in memory; those are left out that would make trials last too long.
         threads: threads of the runtime.
-        dynamic: values that products may see rounded with the range of each call, with what their features are
-            divided by before and multiplied by afterwards.
+        dynamic: values that products may see rounded with the range of each call.
 
     Attributes:
         seconds: what one trial takes.
@@ -60,7 +71,7 @@ class WhatIf:
         weights: Sequence[str],
         calls: Sequence[Feeds],
         threads: int | None = None,
-        dynamic: Mapping[str, Array | None] | None = None,
+        dynamic: Mapping[str, Treated] | None = None,
     ) -> None:
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
@@ -71,8 +82,8 @@ class WhatIf:
         self._dynamic = {name: f"dynamic_{i}" for i, name in enumerate(dynamic or {})}
         for name, place in self._dynamic.items():
             _switched(graph, name, place, dynamic=True)
-            if dynamic is not None and (factors := dynamic[name]) is not None:
-                _rescaled(graph, place, factors)
+            if dynamic is not None:
+                _treated(graph, place, dynamic[name])
         with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
             path = Path(folder) / "whatif.onnx"
             writer.save(twin, path, durable=False)
@@ -166,19 +177,35 @@ def _switched(graph: onnx.GraphProto, name: str, index: str, *, dynamic: bool = 
         graph.node.insert(place + offset, node)
 
 
-def _rescaled(graph: onnx.GraphProto, index: str, factors: Array) -> None:
-    """Have a switch round a value over factors, and multiply it by them again."""
-    divided, whole = f"{_PREFIX}_divided_{index}", f"{_PREFIX}_whole_{index}"
-    below, above = f"{_PREFIX}_below_{index}", f"{_PREFIX}_above_{index}"
-    graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32), below))
-    graph.initializer.append(numpy_helper.from_array(factors.astype(np.float32), above))
-    place, first = next((i, n) for i, n in enumerate(graph.node) if f"{_PREFIX}_codes_{index}" in n.output)
-    last = next(n for n in graph.node if f"{_PREFIX}_rounded_{index}" in n.output)
-    value = first.input[0]
-    first.input[0], last.output[0] = divided, whole
-    multiplied = helper.make_node("Mul", [whole, above], [f"{_PREFIX}_rounded_{index}"])
-    graph.node.insert(place + 2, multiplied)
-    graph.node.insert(place, helper.make_node("Mul", [value, below], [divided]))
+def _treated(graph: onnx.GraphProto, index: str, treated: Treated) -> None:
+    """Have a switch round a value over factors, and multiply it by them again; or without features that are left."""
+    if treated.factors is None and treated.kept is None:
+        return
+
+    def value(word: str) -> str:
+        return f"{_PREFIX}_{word}_{index}"
+
+    def constant(word: str, values: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), value(word)))
+        return value(word)
+
+    place, first = next((i, n) for i, n in enumerate(graph.node) if value("codes") in n.output)
+    last = next(n for n in graph.node if value("rounded") in n.output)
+    x, first.input[0], last.output[0] = first.input[0], value("before"), value("after")
+    if treated.factors is not None:
+        before = [helper.make_node("Mul", [x, constant("below", 1 / treated.factors)], [value("before")])]
+        behind = [helper.make_node("Mul", [value("after"), constant("above", treated.factors)], [value("rounded")])]
+    else:
+        mask = np.ones(1) if treated.kept is None else treated.kept
+        before = [
+            helper.make_node("Mul", [x, constant("kept", mask)], [value("before")]),
+            helper.make_node("Mul", [x, constant("left", 1 - mask)], [value("outliers")]),
+        ]
+        behind = [helper.make_node("Add", [value("after"), value("outliers")], [value("rounded")])]
+    for node in behind:
+        graph.node.insert(place + 2, node)
+    for offset, node in enumerate(before):
+        graph.node.insert(place + offset, node)
 
 
 def _noises(
