@@ -87,7 +87,7 @@ class Enriching:
 
         def solve(values: Array) -> Codebook:
             W = values.reshape(-1, self.length) if rows is None else values.reshape(rows.out, rows.inputs)
-            seen = None if self.rounding is None or rows is None else self.rounding.seen(writing)
+            seen = None if self.rounding is None or rows is None else self.rounding.metric(writing)
             H = seen[1] if seen is not None and rows is not None and seen[0].order == rows.order else None
             found = codebook(np.asarray(W, np.float32), H, self.bits, self.length, groups, self.seed)
             return Codebook(found.indices, found.table, found.scale, found.error)
@@ -137,7 +137,7 @@ class _Corrected:
 
     def _solved(self, values: Array) -> tuple[Quantized, Array, Array]:
         grid, rows, dtype = self.writing.grid, self.rows, self.dtype
-        seen = None if self.rounding is None else self.rounding.seen(self.writing)
+        seen = None if self.rounding is None else self.rounding.metric(self.writing)
         H = None if seen is None or seen[1].shape[-1] != rows.inputs else seen[1].reshape(rows.inputs, rows.inputs)
         W = rows.matrix(values)
 

@@ -95,6 +95,10 @@ class Planner:
         if not names:
             return Static()
         seen = self.probe.extremes(self.model, {n: shapes[n] for n in names})
+        everything = [u for u in everything if all(_bounded(seen[n]) for n in (*u.inputs, u.output))]
+        names = _values(everything)
+        if not any(u.weight for u in everything):
+            return Static()
         self._note_floors(everything, seen)
         weights = {u.key: self._rounded(u) for u in everything}
         session = self.probe.whatif(self.model, names, [n for made in weights.values() for n in made])
@@ -149,7 +153,7 @@ class Planner:
             return None
         own = 0 if unit.op == "Conv" else 1
         groups = per_channel(weight.dims, (own,))
-        floor = self._floors.get(unit.key)
+        floor = self._floors.get(weight.name)
         if floor is not None:
             floor = floor.reshape(groups.scale_shape)
         return Writing(
@@ -199,7 +203,9 @@ class Planner:
             if bias is not None:
                 found = seen[unit.inputs[0]]
                 scale, _ = grid(found.low, found.high)
-                self._floors[unit.key] = least_scales(bias, scale * _MOST_SHRUNK)
+                floor = least_scales(bias, scale * _MOST_SHRUNK)
+                name = unit.weight.name if unit.weight is not None else ""
+                self._floors[name] = np.maximum(self._floors.get(name, np.float32(0)), floor)
 
     def _float_readers(self, everything: Sequence[Unit]) -> frozenset[str]:
         """Values that something besides units reads."""
@@ -210,6 +216,10 @@ class Planner:
                 if use.node is None or id(use.node) not in inside:
                     found.add(unit.output)
         return frozenset(found)
+
+
+def _bounded(seen: Extremes) -> bool:
+    return math.isfinite(seen.low) and math.isfinite(seen.high)
 
 
 def _values(everything: Sequence[Unit]) -> list[str]:

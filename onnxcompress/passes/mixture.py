@@ -83,7 +83,9 @@ def raised(
     breaking = [i for i, d in enumerate(drafts) if damage.get(d.writing.weight.name, 0.0) > bound]
     better = {i: _rewritten(grouping, drafts[i], 8, 0) for i in breaking}
     extra = {i: max(better[i].nbytes - drafts[i].nbytes, 1) for i in breaking}
-    found, names, left = list(drafts), [], []
+    found = list(drafts)
+    names: list[str] = []
+    left: list[str] = []
     for i in sorted(breaking, key=lambda i: (-damage[drafts[i].writing.weight.name] / extra[i], i)):
         if extra[i] <= spare:
             spare -= extra[i]
@@ -123,8 +125,8 @@ class _Judge:
     """Tells errors of one weight, rounded to nearest, from some of its rows."""
 
     def __init__(self, draft: Draft, rounding: Rounding | None) -> None:
-        seen = None if rounding is None else rounding.seen(draft.writing)
-        self.H = None if seen is None or seen[1].ndim > 2 else seen[1]
+        metric = None if rounding is None else rounding.metric(draft.writing)
+        self.H = None if metric is None or metric[1].ndim > 2 else metric[1]
         self.rounding = rounding
         self.values = draft.writing.values()
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 _LAYERS = ("Conv", "MatMul", "Gemm")
+_KEPT_MEAN = 0.1  # of the mean's part, since biases mend it for the inputs that were seen alone
+_DAMPING = 0.01  # of the mean of diag(H)
 _SMALL_KERNEL = 256  # inputs; descent takes a third of the error away there, and costs little
 
 
@@ -46,9 +48,28 @@ def layers(weights: Sequence[Weight], main: Scope) -> list[onnx.NodeProto]:
 
 
 def centred(H: Array, mean: Array) -> Array:
-    """E[x xᵀ] − E[x] E[x]ᵀ, for one group or several."""
-    found: Array = H - mean[..., :, np.newaxis] * mean[..., np.newaxis, :]
+    """E[x xᵀ] − E[x] E[x]ᵀ and a little of all directions, for one group or several.
+
+    What is damped is measured by H itself: where inputs are nearly constant the covariance is next to nothing, and
+    codes would drift along directions that only happen not to have been seen.
+    """
+    level = np.diagonal(H, axis1=-2, axis2=-1).mean(axis=-1)[..., np.newaxis, np.newaxis]
+    moved = mean[..., :, np.newaxis] * mean[..., np.newaxis, :]
+    found: Array = H - (1 - _KEPT_MEAN) * moved + _DAMPING * level * np.eye(H.shape[-1])
     return found
+
+
+def shrunk(H: Array, positions: int) -> Array:
+    """H with its off-diagonal times n / (n + d): few positions n tell little of how d inputs go together.
+
+    Without it, error feedback on a handful of sentences is worse than rounding to nearest (shrinkage of covariances:
+    Ledoit and Wolf 2004).
+    """
+    part = positions / (positions + H.shape[-1])
+    made: Array = H * part
+    for one, whole in zip(made.reshape(-1, *H.shape[-2:]), H.reshape(-1, *H.shape[-2:]), strict=True):
+        np.fill_diagonal(one, np.diagonal(whole))
+    return made
 
 
 def round_rows(
@@ -81,12 +102,10 @@ class Rounding:
         Raises:
             ValueError: a weight is not finite.
         """
-        seen = self.seen(writing)
-        if seen is None:
+        metric = self.metric(writing)
+        if metric is None:
             return None
-        rows, H, mean = seen
-        if writing.shift is not None:
-            H = centred(H, mean)
+        rows, H = metric
         return rows.to_stored(round_rows(rows.matrix(values), H, writing.grid, rows.groups, dtype, writing.floor))
 
     def shift(self, writing: Writing, found: Quantized) -> Array:
@@ -94,18 +113,27 @@ class Rounding:
         seen = self.seen(writing)
         if seen is None:
             return np.zeros(1)
-        rows, _, mean = seen
+        rows, _, mean, _ = seen
         lost = rows.matrix(writing.values()) - rows.matrix(found.dequantize())
         means = np.atleast_2d(mean)
         each = lost.reshape(len(means), -1, lost.shape[1]) @ means[:, :, np.newaxis]
         flat: Array = each.reshape(-1)
         return flat
 
-    def seen(self, writing: Writing) -> tuple[Rows, Array, Array] | None:
-        """The rows of a weight with E[x xᵀ] and E[x] of their inputs, None where nothing was measured."""
+    def metric(self, writing: Writing) -> tuple[Rows, Array] | None:
+        """The rows of a weight and the metric in which it is solved, None where nothing was measured."""
+        seen = self.seen(writing)
+        if seen is None:
+            return None
+        rows, H, mean, positions = seen
+        return rows, shrunk(H if writing.shift is None else centred(H, mean), positions)
+
+    def seen(self, writing: Writing) -> tuple[Rows, Array, Array, int] | None:
+        """The rows of a weight with E[x xᵀ], E[x] and number of their inputs, None where nothing was measured."""
         total: Array | None = None
         mean: Array | None = None
         rows: Rows | None = None
+        positions = 0
         for leaf, own in self._known(writing):
             gram = self.archive.gram(self._name(leaf))
             H = gram.matrix
@@ -114,12 +142,13 @@ class Rounding:
             rows = rows or own
             total = H if total is None or total.shape != H.shape else total + H
             mean = gram.mean if mean is None else mean
+            positions = max(positions, gram.positions)
         if rows is None or total is None or mean is None or not np.diagonal(total, axis1=-2, axis2=-1).any():
             return None
         if writing.migration is not None:  # the codes are multiplied by x / s
             s = writing.migration.reshape(-1).astype(np.float64)
             total, mean = total / np.outer(s, s), mean / s
-        return rows, total, mean
+        return rows, total, mean, positions
 
     def rows(self, writing: Writing) -> Rows | None:
         """The rows of a weight as the first of the readers sees them that anything was measured for."""

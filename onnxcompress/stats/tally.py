@@ -40,8 +40,9 @@ class Tally:
     def add_product(self, product: Array, total: Array, count: int) -> None:
         """Add Σ x xᵀ of a call, (groups, in, in) but for its shape, and Σ x (groups, in)."""
         if count:
-            np.add(self._matrix, product.reshape(self._matrix.shape), out=self._matrix)
-            self._sum += total.reshape(self._sum.shape)
+            with np.errstate(over="ignore", invalid="ignore"):  # told by whoever reads the result
+                np.add(self._matrix, product.reshape(self._matrix.shape), out=self._matrix)
+                self._sum += total.reshape(self._sum.shape)
             self._count += count
 
     def add_columns(self, columns: Array, total: Array, count: int) -> None:

@@ -89,7 +89,13 @@ def thinned(space: Ints, inputs: int, share: float) -> Ints:
         axis = left.index(max(left))
         steps[axis] += 2
         left[axis] = -(-space[axis] // steps[axis])
-    return tuple(steps)
+    return tuple(_to_the_end(size, step) for size, step in zip(space, steps, strict=True))
+
+
+def _to_the_end(size: int, step: int) -> int:
+    """A step that is little smaller and reaches the last position too, where padding is seen on the other side."""
+    smaller = range(step, step // 2, -2)
+    return next((s for s in smaller if s > 1 and (size - 1) % s == 0), step)
 
 
 def nodes(value: str, seen: Window, prefix: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
