@@ -41,7 +41,7 @@ def languages(tmp_path_factory: pytest.TempPathFactory) -> Languages:
     def run(*, data: bool, **options: Any) -> tuple[float, Quantized]:
         key = repr((data, options))
         if key not in known:
-            more: dict[str, Any] = {"data": DATA, "tokenizer": TOKENIZER, "limit": 16} if data else {}
+            more: dict[str, Any] = {"data": DATA, "tokenizer": TOKENIZER, "limit": 48} if data else {}
             path = tmp_path_factory.mktemp("languages") / "made.onnx"
             done = onnxcompress.quantize(before, path, verify=False, scheme="weight-only", **more, **options)
             step = done.report.steps[-1]
@@ -98,7 +98,7 @@ def test_the_file_is_as_large_as_predicted(tmp_path: Path, bits: int, scales: fl
     zero = 0 if symmetric else 2 if bits == 1 else 1
     wanted = 512 * 256 * ({3: 4}.get(bits, bits) / 8 + scales * (2 + zero))
     assert made.layers["w"].bytes_after == wanted
-    assert wanted < made.after.stat().st_size < wanted + 2200
+    assert wanted < made.after.stat().st_size < wanted + 2700
 
 
 def test_ternary_weights_have_three_values_in_a_block(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_layers_without_a_residual_are_named(tmp_path: Path, kind: str) -> None:
 def test_data_make_few_bits_better(languages: Languages, options: dict[str, Any]) -> None:
     plain, one = languages(data=False, **options)
     better, other = languages(data=True, **options)
-    assert stored(one) == stored(other)
+    assert stored(other)[0] <= stored(one)[0] * (1.0 if options["bits"] == 4 or "codebook_length" in options else 1.25)
     assert better > plain + 0.5
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 Feeds = dict[str, np.ndarray]
 
@@ -58,7 +58,22 @@ class Dataset:
         """At most ``n`` calls (at least one), spread evenly from the first to the last, with their labels."""
         if n >= self.size:
             return self
-        chosen = np.linspace(0, self.size - 1, max(n, 1)).round().astype(int).tolist()
+        return self.chosen(np.linspace(0, self.size - 1, max(n, 1)).round().astype(int).tolist())
+
+    def parted(self, judged: int) -> tuple[Dataset, Dataset]:
+        """Calls to learn from and at most ``judged`` others to judge by, spread evenly; a single call is both."""
+        count = min(judged, self.size // 2)
+        if not count:
+            return self, self
+        held = (
+            np.linspace(0, self.size - 1, count + 2)[1:-1].round().astype(int).tolist()
+            if count > 1
+            else [self.size - 1]
+        )
+        return self.chosen([i for i in range(self.size) if i not in set(held)]), self.chosen(sorted(set(held)))
+
+    def chosen(self, chosen: Sequence[int]) -> Dataset:
+        """These calls, with their labels."""
         labels = None
         if self.labels is not None:
             parts = [part for i in chosen if (part := self.labels_of(i)) is not None]

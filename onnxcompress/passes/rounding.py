@@ -60,12 +60,12 @@ def centred(H: Array, mean: Array) -> Array:
 
 
 def shrunk(H: Array, positions: int) -> Array:
-    """H with its off-diagonal times n / (n + d): few positions n tell little of how d inputs go together.
+    """H with its off-diagonal times 2n / (2n + d): few positions n tell little of how d inputs go together.
 
     Without it, error feedback on a handful of sentences is worse than rounding to nearest (shrinkage of covariances:
     Ledoit and Wolf 2004).
     """
-    part = positions / (positions + H.shape[-1])
+    part = 2 * positions / (2 * positions + H.shape[-1])
     made: Array = H * part
     for one, whole in zip(made.reshape(-1, *H.shape[-2:]), H.reshape(-1, *H.shape[-2:]), strict=True):
         np.fill_diagonal(one, np.diagonal(whole))

@@ -36,6 +36,8 @@ _GRAM_COST = 4  # inferences that a call takes while Gram matrices are measured
 class Probe:
     """Runs a model on its data. ``data`` are real: what synthetic inputs do to a model says little of its ranges.
 
+    A few calls are kept for trials and learned nothing from, so that trials tell what will happen on other inputs.
+
     ``identity`` tells the model from all others, None where nothing is to be remembered on disk; ``max_memory`` bounds
     the bytes of Gram matrices; ``memory`` keeps what was measured for later probes of the same model.
     """
@@ -47,6 +49,10 @@ class Probe:
     max_memory: int = 1 << 30
     memory: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def _learned(self) -> Dataset:
+        return self.data.parted(_TRIAL_CALLS)[0]
+
     def shapes(self, model: Model, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """The shape of each value in the first call."""
         seen = observe(model, names, self.data.take(1), noise=False, threads=self.threads)
@@ -54,7 +60,7 @@ class Probe:
 
     def extremes(self, model: Model, shapes: dict[str, tuple[int, ...]]) -> dict[str, Extremes]:
         """Ranges and samples of values over the data."""
-        calls = self.data.take(_MOST_CALLS)
+        calls = self._learned.take(_MOST_CALLS)
         self.progress.start("watching what layers see", len(calls))
         found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads)
         self.progress.finish()
@@ -62,13 +68,13 @@ class Probe:
 
     def features(self, model: Model, values: Mapping[str, tuple[int, int]]) -> dict[str, Features]:
         """What each feature of values does over the data; values with their rank and the axis of their features."""
-        return features(model, values, self.data.take(_MOST_CALLS), threads=self.threads)
+        return features(model, values, self._learned.take(_MOST_CALLS), threads=self.threads)
 
     def archive(self, model: Model, nodes: Sequence[onnx.NodeProto]) -> Archive:
         """What layers see, from as many calls as take bearable time."""
         key = " ".join(node.output[0] for node in nodes)
         if key not in self.memory:
-            calls = self.data.take(self._bearable(model))
+            calls = self._learned.take(self._bearable(model))
             self.memory[key] = collected(
                 model, nodes, calls, self.identity,
                 threads=self.threads, max_memory=self.max_memory, progress=self.progress,
@@ -97,7 +103,7 @@ class Probe:
         dynamic: Mapping[str, Treated] | None = None,
     ) -> WhatIf:
         """A session for trials."""
-        return WhatIf(model, values, weights, list(self.data.take(_TRIAL_CALLS)), self.threads, dynamic or {})
+        return WhatIf(model, values, weights, list(self.data.parted(_TRIAL_CALLS)[1]), self.threads, dynamic or {})
 
     def _told(self, calls: Dataset) -> Iterator[Feeds]:
         for feeds in calls:
