@@ -105,7 +105,7 @@ def test_an_unknown_option_is_wrong_usage(model: Path, function: str) -> None:
         ({"data": "missing.npz"}, UsageError),
         ({"min_sqnr": 20, "verify": False}, UsageError),
         ({"max_drop": 3}, UsageError),
-        ({"bits": 3}, Exception),
+        ({"bits": 9}, Exception),
         ({"device": "cuda"}, RuntimeFailure),
     ],
     ids=str,

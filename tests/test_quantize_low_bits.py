@@ -191,15 +191,19 @@ def test_data_make_few_bits_better(languages: Languages, options: dict[str, Any]
     assert better > plain + 0.5
 
 
-def test_weights_that_break_the_output_get_eight_bits_and_are_named(languages: Languages) -> None:
-    found, made = languages(data=True, bits=1)
-    (told,) = (n for n in made.notes if n.startswith("8 bits where 1 break the output: "))
-    assert made.layers["onnx::MatMul_252"].bits == 8
-    assert "onnx::MatMul_252" in told
-    assert made.layers["tokens.weight"].bits == 1
-    assert any("too large for 8 bits" in n and "tokens.weight" in n for n in made.notes)
-    plain, _ = languages(data=False, bits=1)
-    assert found > plain + 1
+@pytest.mark.parametrize(("others", "bits"), [(12, 8), (3, 2)])
+def test_a_weight_that_breaks_the_output_has_eight_bits_if_it_is_small(tmp_path: Path, others: int, bits: int) -> None:
+    names = ["w", *(f"v{i}" for i in range(others))]
+    products = " ".join(f"y_{n} = MatMul(x, {n})" for n in names)
+    text = f"g (float[5, 64] x) => (float[5, 48] y) {{ {products} y = Sum({', '.join(f'y_{n}' for n in names)}) }}"
+    model = proto(text, {n: normal(64, 48, seed=i, scale=0.01 if i else 1.0) for i, n in enumerate(names)})
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "0.npz", x=normal(5, 64))
+    made = quantize(model, tmp_path, bits=2, data=tmp_path / "data")
+    assert made.layers["w"].bits == bits
+    assert {made.layers[n].bits for n in names[1:]} == {2}
+    told = "8 bits where 2 break the output: w" if bits == 8 else "too large for 8 bits in so small a file: w"
+    assert any(told in note for note in made.notes)
 
 
 def test_an_average_is_kept_and_better_than_one_number_of_bits(languages: Languages) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "blockwise"
 OTHER_GRIDS = "blockwise_other"  # any but symmetric ones of 4 or 8 bits
+TWO_BITS_SINCE = (1, 32)  # version of ONNX Runtime in which two bits were measured
 _BLOCKS = (16, 32, 64, 128, 256)
 _CHANNEL_BLOCK = 32  # block of the operator where the scale is that of a whole channel
 _INTEGER_ACCURACY = 4

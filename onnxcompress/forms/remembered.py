@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxcompress.forms import fused
+from onnxcompress.forms import blockwise, fused
 from onnxcompress.forms.costs import CostTable, Point, parse, shipped
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def cache_file() -> Path:
 def costs(isa: str, shapes: Sequence[Shape], progress: Progress) -> CostTable:
     """The cost table for a kind of processor; ``shapes`` are measured first where that was not done before."""
     if not shapes:
-        return {form: points for form, points in shipped(isa).items() if _is_fused(form)}
+        return {form: points for form, points in shipped(isa).items() if _runs(form)}
     key = f"{isa}, onnxruntime {_runtime()}"
     known = _read()
     table = {form: list(points) for form, points in parse(known, key).items()}
@@ -43,10 +43,11 @@ def costs(isa: str, shapes: Sequence[Shape], progress: Progress) -> CostTable:
     return table
 
 
-def _is_fused(form: str) -> bool:
-    """False for the form that the installed runtime, being older than the table, does not fuse."""
+def _runs(form: str) -> bool:
+    """False for a form that the installed runtime, being older than the table, does not fuse or does not have."""
     major, minor = (int(part) for part in _runtime().split(".")[:2])
-    return not form.startswith(fused.NAME) or (major, minor) >= fused.FUSED_SINCE
+    since = {fused.NAME: fused.FUSED_SINCE, f"{blockwise.OTHER_GRIDS}-w2": blockwise.TWO_BITS_SINCE}
+    return all((major, minor) >= version for name, version in since.items() if form.startswith(name))
 
 
 def _runtime() -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxcompress.passes.base import Context
 
 _STORAGE = (decode.NAME, gather.NAME)  # they change how a weight is stored, not how it is computed with
+_TWO_BITS = 2
 _BLOCKWISE = (blockwise.NAME, blockwise.OTHER_GRIDS)
 _FAITHFUL_DB = 40.0  # one eight-bit pass is enough where real activations keep this; weights have about as much
 
@@ -105,6 +106,9 @@ class Chooser:
             return 0.0
         inputs, outputs = features(writing.dims, found)
         block = blockwise.block_size(writing, found) if name in _BLOCKWISE else None
-        key = costs.form_key(name, writing.grid.stored_bits, block)
+        bits = writing.grid.stored_bits
+        if name == blockwise.OTHER_GRIDS and bits > _TWO_BITS:
+            name = blockwise.NAME  # zero points cost no time
+        key = costs.form_key(name, bits, block)
         shapes = self.context.observed[found.x].shapes
         return costs.expected(self.context.costs, key, shapes, inputs, outputs) or 0.0
