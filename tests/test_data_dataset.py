@@ -74,3 +74,13 @@ def test_impossible_options_fail_when_they_are_made(options: dict[str, object], 
     with pytest.raises(UsageError, match=part) as caught:
         DataOptions(**options)  # type: ignore[arg-type]
     assert caught.value.hint
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_calls_are_parted_into_those_to_learn_from_and_others(size: int, judged: int) -> None:
+    learned, held = ([int(f["x"][0]) for f in part] for part in counted(size, []).parted(judged))
+    if size == 1:
+        assert learned == held == [0]
+        return
+    assert sorted(learned + held) == list(range(size))
+    assert 1 <= len(held) <= min(judged, size // 2)

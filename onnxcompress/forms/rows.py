@@ -56,6 +56,12 @@ class Rows:
             return Groups((self.out, self.blocks, self.inputs // self.blocks), (2,))
         return Groups((self.out, self.inputs), (1,) if self.blocks else (0, 1))
 
+    def grouped(self, stored: Groups) -> Rows | None:
+        """The same rows with other groups, None where those are not blocks of a row."""
+        rows = Rows(self.dims, stored, self.order, self.own, 1)
+        blocks = _blocks(rows)
+        return None if blocks is None else Rows(self.dims, stored, self.order, self.own, blocks)
+
     def matrix(self, values: np.ndarray) -> np.ndarray:
         """A stored weight as (out, in), float32, C-contiguous."""
         rows = values.reshape(self.dims).transpose(self.order).reshape(self.out, self.inputs)
@@ -115,9 +121,7 @@ def rows_of(writing: Writing, leaf: Leaf) -> Rows | None:
     order = (*own, *(a for a in axes if a not in own))
     if writing.flipped:
         order = tuple(len(order) - 1 - a for a in order)
-    rows = Rows(writing.dims, writing.groups, order, len(own), 1)
-    blocks = _blocks(rows)
-    return None if blocks is None else Rows(rows.dims, rows.stored, order, len(own), blocks)
+    return Rows(writing.dims, writing.groups, order, len(own), 1).grouped(writing.groups)
 
 
 def _blocks(rows: Rows) -> int | None:

@@ -55,7 +55,7 @@ class Enriching:
     def lacking(self, writing: Writing) -> str | None:
         """Why a weight cannot have what is asked for, or None."""
         if self.length > 0:
-            rows = _any_rows(writing)
+            rows = any_rows(writing)
             count = writing.weight.elements if rows is None else rows.inputs // max(rows.blocks, 1)
             if count % self.length:
                 return f"{count} weights that share a scale do not divide into vectors of {self.length}"
@@ -81,7 +81,7 @@ class Enriching:
         return dataclasses.replace(writing, solve=found.solve, residual=residual)
 
     def _coding(self, writing: Writing) -> Coding:
-        rows = _any_rows(writing)
+        rows = any_rows(writing)
         order = tuple(range(len(writing.dims))) if rows is None else rows.order
         groups = None if rows is None or not self.scaled or rows.blocks == 0 else rows.groups
 
@@ -152,7 +152,8 @@ class _Corrected:
         return rows.to_stored(dataclasses.replace(found, error=error)), A, B
 
 
-def _any_rows(writing: Writing) -> Rows | None:
+def any_rows(writing: Writing) -> Rows | None:
+    """The rows of a weight as the first of its readers sees them that sees rows."""
     return next((r for leaf in writing.weight.leaves if (r := rows_of(writing, leaf)) is not None), None)
 
 

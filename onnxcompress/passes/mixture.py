@@ -16,10 +16,11 @@ import numpy as np
 
 from onnxcompress.errors import UsageError
 from onnxcompress.passes.allotment import Rung, allotted
+from onnxcompress.passes.enriching import any_rows
 from onnxcompress.solvers.feedback import decode_rows, nearest
 from onnxcompress.solvers.grid import quantize
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
-from onnxcompress.solvers.metric import relative_error
+from onnxcompress.solvers.metric import plain_error, relative_error
 from onnxcompress.solvers.scales import weighted_scales
 
 if TYPE_CHECKING:
@@ -125,21 +126,25 @@ class _Judge:
     """Tells errors of one weight, rounded to nearest, from some of its rows."""
 
     def __init__(self, draft: Draft, rounding: Rounding | None) -> None:
-        metric = None if rounding is None else rounding.metric(draft.writing)
+        writing = draft.writing
+        metric = None if rounding is None else rounding.metric(writing)
+        self.values = writing.values()
+        self.rows = any_rows(writing) if metric is None else metric[0]
         self.H = None if metric is None or metric[1].ndim > 2 else metric[1]
-        self.rounding = rounding
-        self.values = draft.writing.values()
+        self.W = None if self.rows is None else self._some(self.rows.matrix(self.values))
+
+    @staticmethod
+    def _some(matrix: Array) -> Array:
+        return matrix[:: max(1, len(matrix) // _ROWS)]
 
     def error(self, draft: Draft) -> float:
         """The relative error that is to be expected of a draft."""
-        writing = draft.writing
-        rows = None if self.H is None or self.rounding is None else self.rounding.rows(writing)
-        if rows is None or self.H is None or rows.inputs != self.H.shape[-1]:
-            return quantize(self.values, writing.grid, writing.groups, draft.scale_dtype).error
-        some = slice(None, None, max(1, rows.out // _ROWS))
-        W = rows.matrix(self.values)[some]
-        shape = rows.groups.shape
-        groups = Groups((len(W), *shape[1:]), rows.groups.shared)
-        scale, zero = weighted_scales(W, np.diagonal(self.H), writing.grid, groups, draft.scale_dtype)
-        codes = nearest(W, scale, zero, writing.grid, groups)
-        return relative_error(W, decode_rows(codes, scale, zero, writing.grid, groups), self.H)
+        writing, grid, dtype = draft.writing, draft.writing.grid, draft.scale_dtype
+        rows = None if self.rows is None else self.rows.grouped(writing.groups)
+        if rows is None or self.W is None:
+            return quantize(self.values, grid, writing.groups, dtype).error
+        groups = Groups((len(self.W), *rows.groups.shape[1:]), rows.groups.shared)
+        importance = np.ones(rows.inputs) if self.H is None else np.diagonal(self.H)
+        scale, zero = weighted_scales(self.W, importance, grid, groups, dtype)
+        found = decode_rows(nearest(self.W, scale, zero, grid, groups), scale, zero, grid, groups)
+        return plain_error(self.W, found) if self.H is None else relative_error(self.W, found, self.H)

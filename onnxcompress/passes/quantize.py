@@ -31,7 +31,7 @@ from onnxcompress.passes.grouping import Draft, Grouping, Kept, quantized_values
 from onnxcompress.passes.mixture import middle_bits, mixed, raised
 from onnxcompress.passes.outcomes import coded, shorter_float, skipped
 from onnxcompress.passes.refusals import refuse
-from onnxcompress.passes.survey import Chaining, Survey, survey, unfit
+from onnxcompress.passes.survey import Chaining, Method, Survey, survey, unfit
 from onnxcompress.solvers.groups import Grid
 
 if TYPE_CHECKING:
@@ -102,6 +102,10 @@ class Quantize:
         default=None,
         metadata={"help": "7-bit weights on static integers; default: as the processor needs.",
                   "flag": "--reduce-range/--full-range"},
+    )  # fmt: skip
+    rounding: Method = field(
+        default="feedback",
+        metadata={"help": "With --data: errors cancel on what layers see; to nearest; or learned, which takes long."},
     )  # fmt: skip
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
@@ -212,7 +216,7 @@ class Quantize:
     def _survey(self, model: Model, context: Context) -> Survey:
         known = context.notebook.get("survey")
         if known is None:
-            known = survey(model, context, self.include, self.exclude, self._chaining)
+            known = survey(model, context, self.include, self.exclude, self._chaining, self.rounding)
             context.notebook["survey"] = known
         return cast("Survey", known)
 

@@ -18,6 +18,7 @@ import numpy as np
 from onnxcompress.forms.rows import rows_of
 from onnxcompress.solvers.descent import descent
 from onnxcompress.solvers.feedback import feedback
+from onnxcompress.solvers.learned import learned
 from onnxcompress.solvers.scales import weighted_scales
 
 if TYPE_CHECKING:
@@ -88,9 +89,10 @@ def round_rows(
 
 @dataclass(frozen=True)
 class Rounding:
-    """Solves weights on what was measured."""
+    """Solves weights on what was measured. ``learn``: rounding is learned from there, which takes ten times as long."""
 
     archive: Archive
+    learn: bool = False
 
     def knows(self, weight: Weight) -> bool:
         """Whether anything was measured for one of its readers."""
@@ -106,7 +108,11 @@ class Rounding:
         if metric is None:
             return None
         rows, H = metric
-        return rows.to_stored(round_rows(rows.matrix(values), H, writing.grid, rows.groups, dtype, writing.floor))
+        W = rows.matrix(values)
+        found = round_rows(W, H, writing.grid, rows.groups, dtype, writing.floor)
+        if self.learn:
+            found = learned(W, H, found, writing.grid, rows.groups)
+        return rows.to_stored(found)
 
     def shift(self, writing: Writing, found: Quantized) -> Array:
         """(W − Ŵ) E[x], which the bias takes over, (outputs,); solved codes then lose nothing but variance."""
@@ -149,10 +155,6 @@ class Rounding:
             s = writing.migration.reshape(-1).astype(np.float64)
             total, mean = total / np.outer(s, s), mean / s
         return rows, total, mean, positions
-
-    def rows(self, writing: Writing) -> Rows | None:
-        """The rows of a weight as the first of the readers sees them that anything was measured for."""
-        return next((own for _, own in self._known(writing)), None)
 
     def _known(self, writing: Writing) -> Iterator[tuple[Leaf, Rows]]:
         for leaf in writing.weight.leaves:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.forms import costs, dynamic, static
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _MEASURED = "vnni"
 _LEAST_SHARE = 0.25  # of the noise, that products off static integers may make in any case
 _SATURATING = ("avx2", "generic")
+Method = Literal["feedback", "nearest", "learned"]
 TINY = 1024  # values; below, the nodes that decode a weight eat up what its codes save
 
 
@@ -123,9 +124,18 @@ class Survey:
 
 
 def survey(
-    model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], wanted: Chaining
+    model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], wanted: Chaining,
+    method: Method = "feedback",
 ) -> Survey:  # fmt: skip
     """Look at a model.
+
+    Args:
+        model: the model as it is.
+        context: what is known of it.
+        include: patterns of what may change.
+        exclude: patterns of what may not.
+        wanted: what is asked of static integers.
+        method: how weights are rounded where it is known what layers see.
 
     Raises:
         UsageError: a pattern matches nothing.
@@ -143,7 +153,8 @@ def survey(
             fit.append(weight)
         else:
             reasons.append((weight, reason))
-    rounding = _rounding(model, context, [w for w in found if selection.reason(w) is None], scopes.main)
+    seeing = [w for w in found if selection.reason(w) is None] if method != "nearest" else []
+    rounding = _rounding(model, context, seeing, scopes.main, learn=method == "learned")
     planner, part = None, Static()
     chains = context.chains or (shipped(_MEASURED) if wanted.forced else None)
     ready = wanted.allowed and context.chained and model.opset >= static.MIN_OPSET
@@ -178,7 +189,7 @@ def _otherwise(context: Context, unit: Unit, float_us: float) -> float:
     return float_us / max([1.0, *(s for s in known if s is not None)])
 
 
-def _rounding(model: Model, context: Context, found: Sequence[Weight], main: Scope) -> Rounding | None:
+def _rounding(model: Model, context: Context, found: Sequence[Weight], main: Scope, *, learn: bool) -> Rounding | None:
     """What layers see, where the model can be run on real data."""
     nodes = layers([w for w in found if is_layer_of(w)], main) if context.probe is not None else []
     if context.probe is None or not nodes:
@@ -189,7 +200,7 @@ def _rounding(model: Model, context: Context, found: Sequence[Weight], main: Sco
         context.notes.append(f"weights were rounded to nearest, as layers could not be watched: {error.message}")
         return None
     context.notes.extend(_told(archive))
-    return Rounding(archive)
+    return Rounding(archive, learn)
 
 
 def is_layer_of(weight: Weight) -> bool:
