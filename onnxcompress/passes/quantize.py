@@ -83,7 +83,7 @@ class Quantize:
     )  # fmt: skip
     scheme: Scheme = field(
         default="auto",
-        metadata={"help": "What runs on integers: as is fastest, all (--data), products, nothing; or a shorter float."},
+        metadata={"help": "Integers where fastest; in static operators; in dynamic products; in storage; or short floats."},
     )  # fmt: skip
     block_size: int | None = field(
         default=None,
