@@ -83,7 +83,7 @@ class Quantize:
     )  # fmt: skip
     scheme: Scheme = field(
         default="auto",
-        metadata={"help": "Integers where fastest; in static operators; in dynamic products; in storage; or short floats."},
+        metadata={"help": "Integers as is fastest, in static operators, in products, in storage; or short floats."},
     )  # fmt: skip
     block_size: int | None = field(
         default=None,
