@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.forms.dynamic import MIN_OPSET
-from onnxcompress.solvers.migration import migration
+from onnxcompress.solvers.migration import cautious, migration
 from onnxcompress.stats.whatif import Treated, WhatIf
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _Search:
                 own = self.seen[name]
                 best = migration(weights, own.low, own.high, own.square)
                 if best.s is not None:
-                    found[name] = best.s
+                    found[name] = cautious(best.s)
         return found
 
 

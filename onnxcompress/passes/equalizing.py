@@ -21,7 +21,7 @@ from onnxcompress.solvers.clipping import grid
 from onnxcompress.solvers.equalization import equalization
 from onnxcompress.solvers.grid import quantize
 from onnxcompress.solvers.groups import Grid, per_channel
-from onnxcompress.solvers.migration import migration
+from onnxcompress.solvers.migration import cautious, migration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,7 +94,7 @@ def _migrated(model: Model, found: Sequence[Site], seen: dict[str, Features]) ->
         own = seen[site.values[0][0]]
         best = migration(matrices, own.low, own.high, own.square)
         if best.s is not None:
-            chosen.append((site, best.s))
+            chosen.append((site, cautious(best.s)))
     return chosen
 
 
@@ -105,7 +105,8 @@ def _evened(model: Model, found: Sequence[Site], seen: dict[str, Features], prob
         if all(o.name in stored for o in site.consumers):
             own = seen[site.values[0][0]]
             reads = np.concatenate([_by_feature(_array(model, o), o) for o in site.consumers], axis=1)
-            chosen.append((site, equalization(None, reads, np.maximum(np.abs(own.low), np.abs(own.high)))))
+            reach = np.maximum(np.abs(own.low), np.abs(own.high))
+            chosen.append((site, cautious(equalization(None, reads, reach))))
     if not chosen or sum(map(model.nbytes, model.tensors())) > _LARGEST:
         return []
     before = _noise(model, chosen, {s.values[0][0]: _range(seen, s, None) for s, _ in chosen}, probe)
