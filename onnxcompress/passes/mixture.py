@@ -58,7 +58,8 @@ def mixed(
         judge = _Judge(draft, rounding)
         ladders.append(_ladder(grouping, draft, lowest, judge))
         weighed.append((known.get(draft.writing.weight.name), judge.error(draft)))
-    elements = sum(d.writing.weight.elements for d in drafts)
+    counts = [d.writing.weight.elements for d in drafts]
+    elements = sum(counts)
     left = int(average / 8 * elements) - sum(rungs[0].nbytes for rungs in ladders)
     if left < 0:
         least = 8 * sum(rungs[0].nbytes for rungs in ladders) / elements
@@ -66,7 +67,7 @@ def mixed(
             f"an average of {average:g} bits cannot be kept: the coarsest codes and their scales take {least:.2f}",
             f"Give --average-bits {math.ceil(least * 10) / 10:g} or more.",
         )
-    return allotted(ladders, _importance(weighed), left)
+    return allotted(ladders, _importance(weighed, counts), left)
 
 
 def raised(
@@ -114,12 +115,15 @@ def _rewritten(grouping: Grouping, draft: Draft, bits: int, size: int) -> Draft:
     return grouping.redrafted(draft, dataclasses.replace(writing, grid=grid, groups=groups), None)
 
 
-def _importance(weighed: Sequence[tuple[float | None, float]]) -> list[float]:
-    """What an error counts in each weight: as was measured, else as the mean of the others."""
-    ratios = [d / e if d is not None and e > 0 else None for d, e in weighed]
-    known = [r for r in ratios if r is not None]
-    usual = sum(known) / len(known) if known else 1.0
-    return [usual if r is None else r for r in ratios]
+def _importance(weighed: Sequence[tuple[float | None, float]], elements: Sequence[int]) -> list[float]:
+    """What an error counts in each weight: as was measured, else as much for each of its elements as in the others.
+
+    Counting by elements gives weights of one kind the same bits; counting every weight alike would have the largest
+    of them, an embedding say, pay for all the others.
+    """
+    known = [(d / e, n) for (d, e), n in zip(weighed, elements, strict=True) if d is not None and e > 0]
+    usual = sum(ratio for ratio, _ in known) / sum(n for _, n in known) if known else 1.0
+    return [d / e if d is not None and e > 0 else usual * n for (d, e), n in zip(weighed, elements, strict=True)]
 
 
 class _Judge:

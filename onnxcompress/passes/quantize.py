@@ -188,7 +188,7 @@ class Quantize:
         main = [w for w in found.rest if w.scope is found.scopes.main and w.constant is None]
         drafts = [grouping.draft(model, w, found.namer) for w in main]
         tried = [d for d in drafts if d.stored_only or not grouping.open]
-        if sum(d.original_nbytes for d in tried) > _MOST_ON_TRIAL:
+        if sum(d.original_nbytes for d in tried) > _MOST_ON_TRIAL * (4 if self.average_bits else 1):
             return {}
         return {d.writing.weight.name: functools.partial(quantized_values, d) for d in tried}
 
