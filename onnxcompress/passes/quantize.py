@@ -142,7 +142,8 @@ class Quantize:
     def _may_be_static(self) -> bool:
         special = self.codebook_length or self.residual_rank or self.average_bits
         plain = self.bits == 8 and self.symmetric and not self.block_size and not self.per_tensor and not special
-        return self.scheme in ("auto", "static") and plain and self.target != "cuda"
+        eight = self.activation_bits != 16
+        return self.scheme in ("auto", "static") and plain and eight and self.target != "cuda"
 
     def prepared(self, model: Model, probe: Probe, progress: Progress) -> tuple[Model, tuple[str, ...]]:
         """With outliers moved into weights, where activations may be quantized."""
