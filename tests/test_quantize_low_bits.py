@@ -269,3 +269,10 @@ def test_an_average_below_what_scales_take_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be kept") as caught:
         quantize(layer("matmul")[0], tmp_path, average_bits=2.05)
     check_words(caught.value)
+
+
+def test_without_trials_an_average_does_not_take_its_bits_from_the_largest_weight(tmp_path: Path) -> None:
+    text = "g (int64[n] i) => (float[n, 64] y) { e = Gather(w, i) h = MatMul(e, v) y = MatMul(h, u) }"
+    weights = {"w": normal(2000, 64, scale=0.2), "v": normal(64, 64, seed=1), "u": normal(64, 64, seed=2)}
+    made = quantize(proto(text, weights), tmp_path, average_bits=4.5)
+    assert made.layers["w"].bits == 4
