@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import helper
 
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
+from onnxcompress.stats.whatif import as_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -60,14 +60,7 @@ def damage(
 def _watched(model: Model, names: Container[str], threads: int | None) -> tuple[dict[str, Array], Session]:
     """The values of those initializers, and the model with them as inputs."""
     twin = model.copy()
-    own: dict[str, Array] = {}
-    graph = twin.proto.graph
-    for index in reversed(range(len(graph.initializer))):
-        tensor = graph.initializer[index]
-        if tensor.name in names:
-            own[tensor.name] = twin.array(tensor)
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-            del graph.initializer[index]
+    own = as_inputs(twin, names)
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
         path = Path(folder) / "trials.onnx"
         writer.save(twin, path, durable=False)

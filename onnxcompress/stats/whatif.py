@@ -24,7 +24,7 @@ from onnxcompress.runtime.session import Session
 from onnxcompress.stats.output_groups import groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Container, Mapping, Sequence
 
     from onnxcompress.data.dataset import Feeds
     from onnxcompress.graph.model import Model
@@ -76,7 +76,7 @@ class WhatIf:
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
         graph = twin.proto.graph
-        self._own = _as_inputs(twin, set(weights))
+        self._own = as_inputs(twin, set(weights))
         for name, i in self._index.items():
             _switched(graph, name, str(i))
         self._dynamic = {name: f"dynamic_{i}" for i, name in enumerate(dynamic or {})}
@@ -129,7 +129,8 @@ class WhatIf:
         return {n: y for n, y in outputs.items() if isinstance(y, np.ndarray) and y.dtype.kind == "f"}
 
 
-def _as_inputs(twin: Model, names: set[str]) -> dict[str, Array]:
+def as_inputs(twin: Model, names: Container[str]) -> dict[str, Array]:
+    """Make inputs of initializers of the main graph, and return the values that they had."""
     graph = twin.proto.graph
     own: dict[str, Array] = {}
     for index in reversed(range(len(graph.initializer))):
