@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from onnxcompress.runtime.session import Port
-from onnxcompress.verify import scores
+from onnxcompress.stats import scores
 from onnxcompress.verify.fidelity import FidelityMeter, OutputMeter, identical, padding_mask
 
 RANDOM = np.random.default_rng(0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxcompress.report import Fidelity, OutputFidelity
 from onnxcompress.stats import magnitudes as groups
-from onnxcompress.verify import scores
+from onnxcompress.stats import scores
 from onnxcompress.verify.sums import IDENTICAL_DB, Sums
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from onnxcompress.errors import RuntimeFailure, UsageError
 from onnxcompress.graph.model import Model
 from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
 from onnxcompress.runtime.session import Session
+from onnxcompress.stats.scores import producers
 from onnxcompress.verify.calls import SYNTHETIC
 from onnxcompress.verify.fidelity import FidelityMeter
 from onnxcompress.verify.metrics import MetricMeter
-from onnxcompress.verify.scores import producers
 
 if TYPE_CHECKING:
     from pathlib import Path

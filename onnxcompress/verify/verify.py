@@ -19,13 +19,13 @@ from onnxcompress.report import BudgetResult, Fidelity, Latency, Metric
 from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
 from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import Callers, Timing, paired
+from onnxcompress.stats.scores import producers
 from onnxcompress.verify.budgets import judge
 from onnxcompress.verify.calls import Calls, Outcome
 from onnxcompress.verify.facts import size_bytes
 from onnxcompress.verify.metrics import relative_drop
 from onnxcompress.verify.options import VerifyOptions
 from onnxcompress.verify.preflight import require_judgeable
-from onnxcompress.verify.scores import producers
 from onnxcompress.verify.structure import structure_checks
 
 if TYPE_CHECKING:
