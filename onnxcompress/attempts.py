@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxcompress.forms import static
-from onnxcompress.passes.base import NOISE_LIMIT, PlanningPass
+from onnxcompress.passes.base import PlanningPass
+from onnxcompress.stats.output_noise import NOISE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,13 +19,14 @@ from onnxcompress.forms.chain_costs import shipped
 from onnxcompress.graph import edit
 from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.opset import raised
-from onnxcompress.passes.base import NOISE_LIMIT, Context, Pass, Planned, PlanningPass, Skip
+from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
 from onnxcompress.runtime.machine import isa_class
 from onnxcompress.runtime.memory import peak_bytes
 from onnxcompress.stats.activations import Observed, observe
 from onnxcompress.stats.equivalence import compare
+from onnxcompress.stats.output_noise import NOISE_LIMIT
 from onnxcompress.stats.probe import Probe
 from onnxcompress.stats.sensitivity import damage
 

@@ -16,10 +16,11 @@ from onnx import TensorProto, helper
 
 import onnxcompress
 from onnxcompress.attempts import Attempt, Manner, best, first_manner, following
-from onnxcompress.passes.base import NOISE_LIMIT, Planned
+from onnxcompress.passes.base import Planned
 from onnxcompress.passes.quantize import Quantize
 from onnxcompress.pipeline import Ran
 from onnxcompress.report import BudgetResult, Fidelity, Latency, LayerRecord, Percentiles
+from onnxcompress.stats.output_noise import NOISE_LIMIT
 from onnxcompress.verify.budgets import Budgets
 from onnxcompress.verify.verify import Verification
 from tests.small_models import normal, operators, optimized, outputs, proto, sqnr, write

@@ -10,7 +10,8 @@ from onnx import parser
 
 from onnxcompress.runtime.session import Port
 from onnxcompress.stats import scores
-from onnxcompress.verify.fidelity import FidelityMeter, OutputMeter, identical, padding_mask
+from onnxcompress.stats.masks import kept_positions
+from onnxcompress.verify.fidelity import FidelityMeter, OutputMeter, identical
 
 RANDOM = np.random.default_rng(0)
 
@@ -101,7 +102,7 @@ def test_padding_does_not_count() -> None:
     ],
 )
 def test_which_input_is_a_mask(name: str, mask: list[object], found: bool) -> None:
-    assert (padding_mask({name: np.array(mask)}) is not None) is found
+    assert (kept_positions({name: np.array(mask)}) is not None) is found
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 
 from onnxcompress.errors import UsageError
 from onnxcompress.progress import Progress, Silent
+from onnxcompress.stats.output_noise import NOISE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from onnxcompress.report import LayerRecord
     from onnxcompress.stats.activations import Observed
     from onnxcompress.stats.probe import Probe
-
-NOISE_LIMIT = 10**-2.5  # noise-to-signal ratio at the worst output that integers may leave where nothing else is asked
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,9 @@ def _measure(model: Model, ready: list[Unit], probe: Probe, deadline: float, fou
         part = _portion(ready)
         del ready[: len(part)]
         weights = list(dict.fromkeys(_name(u) for u in part))
-        session = WhatIf(model, _values(part), weights, list(probe.data.take(_CALLS)), probe.threads)
+        session = WhatIf(
+            model, _values(part), weights, list(probe.data.take(_CALLS)), probe.threads, distributions=False
+        )
         probe.progress.start("measuring what layers lose on static integers", len(part))
         for unit in part:
             if time.perf_counter() + session.seconds > deadline:

@@ -108,7 +108,9 @@ class Trials:
         while True:
             names = [c.name for c in part]
             try:
-                self._session = WhatIf(self._model, (), names, _Few(self._calls, seconds), self._threads)
+                self._session = WhatIf(
+                    self._model, (), names, _Few(self._calls, seconds), self._threads, distributions=False
+                )
             except OutOfMemory:
                 raise
             except RuntimeFailure as error:

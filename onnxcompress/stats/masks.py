@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 from onnxcompress.graph.interface import interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from onnxcompress.graph.model import Model
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 OPSET = 9  # of Where and ConstantOfShape
 _NAME = re.compile(r"mask")
 _OTHER = re.compile(r"pad|masked|head|causal|future|label")  # marks what to hide, or something else than positions
+_GIVEN = re.compile(r"(attention|input|token)_?mask$|^mask$", re.IGNORECASE)  # of calls, in which values tell more
 _TYPES = frozenset({"bool", "int8", "uint8", "int32", "int64"})
 
 
@@ -61,6 +62,16 @@ def padding_mask(model: Model) -> str | None:
         if fits and _NAME.search(name) and not _OTHER.search(name):
             found.append(spec.name)
     return found[0] if len(found) == 1 else None
+
+
+def kept_positions(feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The positions ``(batch, time)`` of a call that count, if an input says so and some do not."""
+    for name, array in feeds.items():
+        if array.ndim == 2 and array.dtype.kind in "iubf" and _GIVEN.search(name):
+            keep: np.ndarray = array != 0
+            if not keep.all() and np.array_equal(array[keep], np.ones(np.count_nonzero(keep))):
+                return keep
+    return None
 
 
 def masked(value: str, rank: int, mask: str, prefix: str) -> Masked:

@@ -57,7 +57,7 @@ def class_like(name: str, x: np.ndarray, producer: str | None = None) -> bool:
         return not re.search(r"attn|attention", name, re.IGNORECASE)
     if _FEATURES.search(name) or producer in _FEATURE_OPS or x.ndim == 1:
         return False
-    if _SCORES.search(name) or _sum_to_one(rows):
+    if _SCORES.search(name) or probabilities(rows):
         return True
     return x.ndim == 2 and x.shape[-1] % 64 != 0 and not _unit_length(rows)
 
@@ -70,7 +70,8 @@ def top1(x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
     return int(np.count_nonzero((best == y.argmax(axis=-1)) & varied)), int(np.count_nonzero(varied))
 
 
-def _sum_to_one(rows: np.ndarray) -> bool:
+def probabilities(rows: np.ndarray) -> bool:
+    """Whether rows (rows, classes) are probabilities of classes that exclude each other."""
     return bool(np.all(rows >= -1e-6) and np.all(np.abs(rows.sum(axis=-1) - 1) < 1e-2))
 
 

@@ -2,9 +2,7 @@
 
 In a twin of the model each chosen value x passes through Where(switch, DQ(Q(x)), x), with the switch, the scale and the
 zero point as inputs, and each chosen weight is an input too. So any combination of quantized values and weights is one
-run of a session that is loaded once.
-
-    noise = max over outputs and groups of channels of Σ(y − ŷ)² / Σy²
+run of a session that is loaded once, and its noise at the outputs one number, see `output_noise`.
 """
 
 from __future__ import annotations
@@ -21,7 +19,8 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
-from onnxcompress.stats.output_groups import groups_of
+from onnxcompress.stats.output_noise import OutputNoise
+from onnxcompress.stats.scores import producers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Mapping, Sequence
@@ -56,6 +55,7 @@ class WhatIf:
         calls: inputs, all of them in memory; those are left out that would make trials last too long.
         threads: threads of the runtime.
         dynamic: values that products may see rounded with the range of each call.
+        distributions: whether scores of classes are also compared as distributions.
 
     Attributes:
         seconds: what one trial takes.
@@ -72,6 +72,8 @@ class WhatIf:
         calls: Sequence[Feeds],
         threads: int | None = None,
         dynamic: Mapping[str, Treated] | None = None,
+        *,
+        distributions: bool = True,
     ) -> None:
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
@@ -91,25 +93,18 @@ class WhatIf:
         self._run(calls[0], {}, {})  # the first call of a session takes longer
         started = time.perf_counter()
         self._calls: list[Feeds] = []
-        self._expected: list[dict[str, Array]] = []
+        expected: list[dict[str, Array]] = []
         for feeds in calls:
             if self._calls and time.perf_counter() - started > _TRIAL_SECONDS:
                 break
             self._calls.append(feeds)
-            self._expected.append(self._run(feeds, {}, {}))
+            expected.append(self._run(feeds, {}, {}))
         self.seconds = time.perf_counter() - started
-        self._groups = groups_of(self._expected)
+        self._noise = OutputNoise(self._calls, expected, producers(model.proto.graph) if distributions else None)
 
     def noise(self, values: Mapping[str, Grid], weights: Mapping[str, Array], dynamic: Collection[str] = ()) -> float:
         """Noise-to-signal ratio at the worst output, over all calls, when these are rounded and replaced."""
-        totals: dict[tuple[str, int], list[float]] = {}
-        for feeds, expected, groups in zip(self._calls, self._expected, self._groups, strict=True):
-            found = self._run(feeds, values, weights, dynamic)
-            for key, noise, energy in _noises(expected, found, groups):
-                total = totals.setdefault(key, [0.0, 0.0])
-                total[0] += noise
-                total[1] += energy
-        return max((n / e if e > 0 else (float("inf") if n else 0.0) for n, e in totals.values()), default=0.0)
+        return self._noise.ratio(self._run(feeds, values, weights, dynamic) for feeds in self._calls)
 
     def _run(
         self,
@@ -207,28 +202,3 @@ def _treated(graph: onnx.GraphProto, index: str, treated: Treated) -> None:
         graph.node.insert(place + 2, node)
     for offset, node in enumerate(before):
         graph.node.insert(place + offset, node)
-
-
-def _noises(
-    expected: Mapping[str, Array], found: Mapping[str, Array], groups: Mapping[str, tuple[int, list[list[int]]] | None]
-) -> list[tuple[tuple[str, int], float, float]]:
-    rows = []
-    for name, y in expected.items():
-        z = found[name]
-        if z.shape != y.shape:
-            rows.append(((name, 0), float("inf"), 1.0))
-            continue
-        finite = np.isfinite(y)
-        difference = np.where(finite, z.astype(np.float64) - np.where(finite, y, 0), 0)
-        energy = np.square(np.where(finite, y, 0).astype(np.float64))
-        noise = np.nan_to_num(np.square(difference), nan=np.inf, posinf=np.inf)
-        parts = groups[name]
-        if parts is None:
-            rows.append(((name, 0), float(noise.sum()), float(energy.sum())))
-            continue
-        axis, lists = parts
-        rows += [
-            ((name, i), float(noise.take(c, axis).sum()), float(energy.take(c, axis).sum()))
-            for i, c in enumerate(lists)
-        ]
-    return rows

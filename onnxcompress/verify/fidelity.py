@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from onnxcompress.report import Fidelity, OutputFidelity
 from onnxcompress.stats import magnitudes as groups
 from onnxcompress.stats import scores
+from onnxcompress.stats.masks import kept_positions
 from onnxcompress.verify.sums import IDENTICAL_DB, Sums
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from onnxcompress.runtime.session import Port
 
 _BUFFER = 1 << 16  # elements gathered from small outputs before they are summed
-_MASK = re.compile(r"(attention|input|token)_?mask$|^mask$", re.IGNORECASE)
 
 
 class OutputMeter:
@@ -160,7 +159,7 @@ class FidelityMeter:
 
     def add(self, feeds: Mapping[str, np.ndarray], original: Mapping[str, Any], compressed: Mapping[str, Any]) -> None:
         """Add what one call gave."""
-        keep = padding_mask(feeds)
+        keep = kept_positions(feeds)
         self.samples += 1
         for meter in self._meters:
             meter.add(original[meter.name], compressed[meter.name], keep)
@@ -196,16 +195,6 @@ class FidelityMeter:
             agreement=min(agreements, default=None),
             outputs=rows,
         )
-
-
-def padding_mask(feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The positions ``(batch, time)`` that count, if an input says so and some do not."""
-    for name, array in feeds.items():
-        if array.ndim == 2 and array.dtype.kind in "iubf" and _MASK.search(name):
-            keep: np.ndarray = array != 0
-            if not keep.all() and np.array_equal(array[keep], np.ones(np.count_nonzero(keep))):
-                return keep
-    return None
 
 
 def identical(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
