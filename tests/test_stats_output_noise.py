@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxcompress.stats.output_noise import NOISE_LIMIT, OutputNoise
 
 Array = np.ndarray
-_HALF_A_PERCENT = 0.005
+_LIMIT_NATS = 0.0025
 
 
 def _softmax(x: Array) -> Array:
@@ -39,7 +39,7 @@ def _pair(seed: int, shape: tuple[int, ...], level: float) -> tuple[Array, Array
 def test_logits_count_by_the_worse_of_noise_and_divergence(seed: int, level: float) -> None:
     x, y = _pair(seed, (2, 5, 50), level)
     found = OutputNoise([{}], [{"logits": x}], {}).ratio([{"logits": y}])
-    expected = max(_noise(x, y), _divergence(x, y) / _HALF_A_PERCENT * NOISE_LIMIT)
+    expected = max(_noise(x, y), _divergence(x, y) / _LIMIT_NATS * NOISE_LIMIT)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_probabilities_are_compared_as_they_are() -> None:
     x, y = _pair(2, (6, 30), 0.5)
     given_p, given_q = _softmax(x), _softmax(y)
     found = OutputNoise([{}], [{"y": given_p}], {"y": "Softmax"}).ratio([{"y": given_q}])
-    expected = max(_noise(given_p, given_q), _divergence(x, y) / _HALF_A_PERCENT * NOISE_LIMIT)
+    expected = max(_noise(given_p, given_q), _divergence(x, y) / _LIMIT_NATS * NOISE_LIMIT)
     assert found == pytest.approx(expected, rel=1e-3)
 
 
@@ -68,7 +68,7 @@ def test_rows_count_alike_over_calls_of_different_length() -> None:
     pairs = [_pair(seed, (1, length, 20), 0.4) for seed, length in ((4, 3), (5, 30))]
     whole = tuple(np.concatenate(parts, axis=1) for parts in zip(*pairs, strict=True))
     apart = OutputNoise([{}, {}], [{"logits": x} for x, _ in pairs], {}).ratio([{"logits": y} for _, y in pairs])
-    assert apart == pytest.approx(_divergence(*whole) / _HALF_A_PERCENT * NOISE_LIMIT, rel=1e-5)
+    assert apart == pytest.approx(_divergence(*whole) / _LIMIT_NATS * NOISE_LIMIT, rel=1e-5)
 
 
 def test_padded_positions_do_not_count() -> None:
@@ -78,7 +78,7 @@ def test_padded_positions_do_not_count() -> None:
     spoilt = np.where(keep[:, :, None], y, 1e6).astype(np.float32)
     feeds = {"attention_mask": mask}
     found = OutputNoise([feeds], [{"logits": x, "other": x}], {}).ratio([{"logits": spoilt, "other": spoilt}])
-    assert found == pytest.approx(_divergence(x[keep], y[keep]) / _HALF_A_PERCENT * NOISE_LIMIT, rel=1e-5)
+    assert found == pytest.approx(_divergence(x[keep], y[keep]) / _LIMIT_NATS * NOISE_LIMIT, rel=1e-5)
 
 
 def test_what_cannot_be_compared_is_infinitely_far() -> None:

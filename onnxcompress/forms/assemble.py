@@ -39,10 +39,11 @@ class Assembled:
 
 
 def available(writing: Writing, leaf: Leaf) -> tuple[str, ...]:
-    """The forms in which a reader can have this weight; ``decode`` always is one, but for one with a migration."""
+    """The forms in which a reader can have this weight; ``decode`` always is one."""
     if writing.migration is not None:
         migrating = product_of(writing, leaf)
-        return (migrated.NAME,) if migrating is not None and migrated.fits(writing, migrating) else ()
+        fits = migrating is not None and migrated.fits(writing, migrating)
+        return (decode.NAME, migrated.NAME) if fits else (decode.NAME,)
     names = [decode.NAME]
     if writing.codebook is not None:
         return (decode.NAME,)
@@ -65,10 +66,10 @@ def assemble(writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]
     """Write a weight such that each reader has it in the form chosen for it.
 
     Raises:
-        ValueError: a weight with a migration is to have another form than that, which would not divide by it.
+        ValueError: a weight with a migration is to have a form that does not divide by it.
     """
-    if writing.migration is not None and set(choice.values()) != {migrated.NAME}:
-        raise ValueError(f"{writing.weight.name} has a migration, so all of its readers need the form {migrated.NAME}")
+    if writing.migration is not None and not set(choice.values()) <= {migrated.NAME, decode.NAME}:
+        raise ValueError(f"{writing.weight.name} has a migration, which none of {set(choice.values())} divides by")
     if writing.codebook is not None:
         return _from_codebook(writing, writing.codebook, scale_dtype)
     weight = writing.weight

@@ -80,7 +80,8 @@ class Writing:
     ``floor``: least scales, which broadcast against those of the groups. ``shift``: what the bias of the reader gets
     for what its codes lose of the mean of the inputs, (outputs,); only where that bias is written as well.
     ``migration``: a positive factor for each input, which broadcasts against the weight as it is stored, (in, 1) or
-    (1, in). The weight is stored with its inputs times that, and the migrated form divides what it reads by it.
+    (1, in). The weight is stored with its inputs times that. The migrated form divides what it reads by it, the
+    decoded one the weight itself when it is loaded.
     """
 
     model: Model

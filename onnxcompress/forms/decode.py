@@ -1,6 +1,6 @@
 """The self-decoding form: stored as codes, decoded by constant nodes that a runtime folds once, when it loads.
 
-    W = reshape(s · (cast(q) − z))
+    W = reshape(s · (cast(q) − z)),   divided by the migration of a weight that has one
 
 Only Cast, Sub, Mul and Reshape are used (Floor and Concat besides where several codes share a byte), so any opset
 and any runtime can read it. ONNX Runtime folds it to the float tensor that was there before: a smaller file, at
@@ -40,10 +40,23 @@ def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], li
     value = chain.add("Mul", [value, scale], "w")
     if writing.groups.shape != writing.dims:
         value = chain.shaped(value, writing.dims)
+    if writing.migration is not None:
+        below = chain.constant("m", reciprocals(writing.migration))
+        value = chain.add("Mul", [value, chain.add("Cast", [below], "mf", to=Tensor.FLOAT)], "u")
     if writing.residual is not None:
         value = residual.added(chain, stored, value)
     finished(chain, value)
     return chain.nodes, chain.tensors
+
+
+def reciprocals(migration: np.ndarray) -> np.ndarray:
+    """What decoded weights are multiplied by, as float16, in which a migration has to be `exact`."""
+    return (1 / migration).astype(np.float16)
+
+
+def exact(migration: np.ndarray) -> np.ndarray:
+    """The migration, float32, whose reciprocals are float16 exactly."""
+    return (1 / reciprocals(np.clip(migration, 1e-3, 1e3)).astype(np.float32)).astype(np.float32)
 
 
 def finished(chain: Chain, value: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms import migrated, split
+from onnxcompress.forms import decode, migrated, split
 from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.product import product
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
@@ -19,6 +19,8 @@ from onnxcompress.passes.enriching import Enriching, coded_bytes
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onnxcompress.forms.base import Solve
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.model import Model
@@ -61,6 +63,8 @@ class Draft:
         factors = 0
         if writing.residual is not None:
             factors = 2 * writing.residual.rank * (writing.residual.rows + elements // writing.residual.rows)
+        if writing.migration is not None:
+            factors += 2 * writing.migration.size
         return (elements * grid.stored_bits + 7) // 8 + scales * itemsize + zeros + factors
 
     @property
@@ -108,6 +112,8 @@ def quantized_values(draft: Draft) -> np.ndarray:
     if isinstance(writing.solve, Kept):
         writing.solve.keep(writing, draft.scale_dtype, codes)
     values = codes.dequantize().reshape(writing.dims)
+    if writing.migration is not None:
+        values = (values / writing.migration).astype(np.float32)
     return np.ascontiguousarray(values.T if writing.flipped else values)
 
 
@@ -115,7 +121,8 @@ def quantized_values(draft: Draft) -> np.ndarray:
 class Grouping:
     """What options say of groups. ``block_size`` None: as needed; 0: whole channels. ``solve``: as for `Writing`.
 
-    ``enriching``: what a weight gets besides codes, or in their place.
+    ``enriching``: what a weight gets besides codes, or in their place. ``favour``: factors for the inputs of a weight
+    of few bits, as for ``Writing.migration``, or None where they gain nothing.
     """
 
     grid: Grid
@@ -124,6 +131,7 @@ class Grouping:
     chooser: Chooser
     solve: Solve | None = None
     enriching: Enriching = field(default_factory=functools.partial(Enriching, 8))
+    favour: Callable[[Writing], np.ndarray | None] | None = None
 
     @property
     def open(self) -> bool:
@@ -153,15 +161,27 @@ class Grouping:
         if factors is not None:
             writing, peak = dataclasses.replace(writing, migration=factors), None
             choice = dict.fromkeys(choice, migrated.NAME)
+        elif self.favour is not None and writing.grid.bits < 8 and set(choice.values()) == {decode.NAME}:
+            writing = dataclasses.replace(writing, migration=self._favoured(writing))
         wide = self.chooser.outliers(writing, choice)
         if wide:
             writing, choice = dataclasses.replace(writing, outliers=wide), dict.fromkeys(choice, split.NAME)
         return Draft(writing, draft.own, choice, _scale_dtype(writing, peak))
 
+    def _favoured(self, writing: Writing) -> np.ndarray | None:
+        if self.favour is None or writing.residual is not None or writing.codebook is not None:
+            return None
+        found = self.favour(writing)
+        return None if found is None else decode.exact(found)
+
     def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
-        default = 0 if self.enriching.length else DEFAULT_BLOCK[self.grid.bits]
-        size = default if self.block_size is None else self.block_size
+        size = block_of(self.grid, 0 if self.block_size is None and self.enriching.length else self.block_size)
         return per_block(dims, own, size) if size and not self.per_tensor else per_channel(dims, own)
+
+
+def block_of(grid: Grid, block_size: int | None) -> int:
+    """Inputs that share a scale, 0: all of a channel; ``block_size`` None: as is usual for these codes."""
+    return DEFAULT_BLOCK[grid.bits] if block_size is None else block_size
 
 
 def _own_axes(weight: Weight) -> tuple[int, ...] | None:

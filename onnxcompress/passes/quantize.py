@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic.dataclasses import dataclass
 
-from onnxcompress.errors import ModelError, UsageError
+from onnxcompress.errors import UsageError
 from onnxcompress.forms import static
 from onnxcompress.forms.chains import units
 from onnxcompress.forms.product import features, product
@@ -26,11 +26,11 @@ from onnxcompress.passes.allotment import Rung, allotted, importance, ladder, sp
 from onnxcompress.passes.base import Context, Planned, Skip, register
 from onnxcompress.passes.choosing import Chooser
 from onnxcompress.passes.enriching import Enriching
-from onnxcompress.passes.equalizing import equalized
-from onnxcompress.passes.grouping import Draft, Grouping, Kept, quantized_values
+from onnxcompress.passes.equalizing import equalized, favoured
+from onnxcompress.passes.grouping import Draft, Grouping, Kept, block_of, quantized_values
 from onnxcompress.passes.mixture import middle_bits, mixed, raised
 from onnxcompress.passes.outcomes import coded, shorter_float, skipped
-from onnxcompress.passes.refusals import refuse
+from onnxcompress.passes.refusals import refuse, refuse_quantized
 from onnxcompress.passes.survey import Chaining, Method, Survey, survey, unfit
 from onnxcompress.solvers.groups import Grid
 
@@ -49,13 +49,6 @@ Target = Literal["cpu", "cuda", "portable"]
 _WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
 _MOST_ON_TRIAL = 1 << 28  # bytes of weights, which are all in memory then
 _NODE_BYTES = 200  # of a decoded weight, roughly
-_QUANTIZED_OPS = frozenset(
-    {
-        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv",
-        "QLinearMatMul", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
-        "QGemm", "QAttention", "DynamicQuantizeLSTM", "QEmbedLayerNormalization", "MatMulBnb4",
-    }
-)  # fmt: skip
 
 
 @register
@@ -146,10 +139,13 @@ class Quantize:
         return self.scheme in ("auto", "static") and plain and eight and self.target != "cuda"
 
     def prepared(self, model: Model, probe: Probe, progress: Progress) -> tuple[Model, tuple[str, ...]]:
-        """With outliers moved into weights, where activations may be quantized."""
-        if self.bits < 8 or self.scheme not in ("auto", "static", "dynamic") or self.target == "cuda":
-            return model, ()
-        return equalized(model, probe, progress)
+        """With outliers moved into weights, where activations may be quantized; with few bits, where these gain."""
+        grid = self._grid
+        if grid.bits < 8 and self.scheme not in ("float16", "bfloat16"):
+            return favoured(model, probe, progress, grid, block_of(grid, self.block_size))
+        if self.bits == 8 and self.scheme in ("auto", "static", "dynamic") and self.target != "cuda":
+            return equalized(model, probe, progress)
+        return model, ()
 
     def watched(self, model: Model) -> Sequence[str]:
         """The left-hand sides of products by constant weights."""
@@ -200,7 +196,8 @@ class Quantize:
 
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
         """One outcome for every stored float tensor, and one for every other operator that runs on integers."""
-        self._refuse_quantized(model)
+        if not self.requantize:
+            refuse_quantized(model)
         if self.scheme == "static" and context.probe is None:
             raise UsageError("--scheme static has to see real inputs", "Give them with --data.")
         found = self._survey(model, context)
@@ -220,18 +217,6 @@ class Quantize:
             known = survey(model, context, self.include, self.exclude, self._chaining, self.rounding)
             context.notebook["survey"] = known
         return cast("Survey", known)
-
-    def _refuse_quantized(self, model: Model) -> None:
-        if self.requantize:
-            return
-        ops = sorted({n.op_type for s in Scopes(model.proto).all for n in s.body.node} & _QUANTIZED_OPS)
-        done = any(p.key == "onnxcompress.quantize" for p in model.proto.metadata_props)
-        if ops or done:
-            what = f"it holds {', '.join(ops)}" if ops else "this tool has done so"
-            raise ModelError(
-                f"the model is quantized already: {what}",
-                "Start from the float model, or give --requantize to quantize what is still float.",
-            )
 
     def _integers(
         self, model: Model, found: Survey, context: Context, chained: Sequence[Planned]
@@ -282,19 +267,21 @@ class Quantize:
     def _lowest(self) -> int:
         return 2 if self.bits == 8 else self.bits
 
+    @property
+    def _grid(self) -> Grid:
+        bits = self.bits if self.average_bits is None else middle_bits(self.average_bits, self._lowest)
+        return Grid(8 if self.codebook_length is not None else bits, self.symmetric, self.ternary)
+
     def _grouping(self, model: Model, context: Context) -> Grouping:
         found = self._survey(model, context)
         dynamic = self.scheme in ("auto", "dynamic") and self.bits == 8 and self.symmetric
         one_pass = found.one_pass(model, context) if dynamic and self.activation_bits is None else None
         chooser = Chooser(self.scheme, self.target, self.activation_bits, context, one_pass)
-        bits = self.bits if self.average_bits is None else middle_bits(self.average_bits, self._lowest)
-        if self.codebook_length is not None:
-            bits = 8  # of a grid that is not used
         enriching = Enriching(
             self.bits, self.codebook_length or 0, self.residual_rank or 0, not self.per_tensor, context.seed,
             found.rounding,
         )  # fmt: skip
         kept = context.notebook.setdefault("codes", {})
         solve = None if found.solve is None else Kept(found.solve, kept)
-        grid = Grid(bits, self.symmetric, self.ternary)
-        return Grouping(grid, self.block_size, self.per_tensor, chooser, solve, enriching)
+        favour = None if found.rounding is None else found.rounding.favour
+        return Grouping(self._grid, self.block_size, self.per_tensor, chooser, solve, enriching, favour)

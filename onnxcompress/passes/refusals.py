@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxcompress.errors import UsageError
+from onnxcompress.errors import ModelError, UsageError
+from onnxcompress.graph.scopes import Scopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from onnxcompress.graph.model import Model
     from onnxcompress.passes.quantize import Quantize
 
 Refusal = tuple[bool, str, str]  # whether it holds, what is wrong, how to mend it
 _FLOATS = ("float16", "bfloat16")
+_QUANTIZED_OPS = frozenset(
+    {
+        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv",
+        "QLinearMatMul", "MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
+        "QGemm", "QAttention", "DynamicQuantizeLSTM", "QEmbedLayerNormalization", "MatMulBnb4",
+    }
+)  # fmt: skip
 
 
 def refuse(options: Quantize) -> None:
@@ -122,3 +131,19 @@ def _averages(o: Quantize) -> Iterator[Refusal]:
         "bits are allotted to grids alone",
         "Leave --average-bits, or --ternary, --codebook-length and --residual-rank out.",
     )
+
+
+def refuse_quantized(model: Model) -> None:
+    """Refuse a model that holds integers already.
+
+    Raises:
+        ModelError: it does.
+    """
+    ops = sorted({n.op_type for s in Scopes(model.proto).all for n in s.body.node} & _QUANTIZED_OPS)
+    done = any(p.key == "onnxcompress.quantize" for p in model.proto.metadata_props)
+    if ops or done:
+        what = f"it holds {', '.join(ops)}" if ops else "this tool has done so"
+        raise ModelError(
+            f"the model is quantized already: {what}",
+            "Start from the float model, or give --requantize to quantize what is still float.",
+        )

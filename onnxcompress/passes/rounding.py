@@ -10,12 +10,13 @@ mean, b + (W − Ŵ) E[x], and the covariance stands in for H
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxcompress.forms.rows import rows_of
+from onnxcompress.solvers.activation_aware import activation_aware
 from onnxcompress.solvers.descent import descent
 from onnxcompress.solvers.feedback import feedback
 from onnxcompress.solvers.learned import learned
@@ -89,10 +90,14 @@ def round_rows(
 
 @dataclass(frozen=True)
 class Rounding:
-    """Solves weights on what was measured. ``learn``: rounding is learned from there, which takes ten times as long."""
+    """Solves weights on what was measured.
+
+    ``learn``: rounding is learned from there, which takes ten times as long; ``memory`` keeps factors that were found.
+    """
 
     archive: Archive
     learn: bool = False
+    memory: dict[object, Array | None] = field(default_factory=dict)
 
     def knows(self, weight: Weight) -> bool:
         """Whether anything was measured for one of its readers."""
@@ -125,6 +130,26 @@ class Rounding:
         each = lost.reshape(len(means), -1, lost.shape[1]) @ means[:, :, np.newaxis]
         flat: Array = each.reshape(-1)
         return flat
+
+    def favour(self, writing: Writing) -> Array | None:
+        """Factors that make weights larger that read loud inputs, as for ``Writing.migration``; None: no gain."""
+        known = (writing.weight.label, writing.grid, writing.groups)
+        if known not in self.memory:
+            self.memory[known] = self._favour(writing)
+        return self.memory[known]
+
+    def _favour(self, writing: Writing) -> Array | None:
+        seen = self.seen(writing)
+        if seen is None or seen[1].ndim > 2:
+            return None
+        rows, H, _, _ = seen
+        inner = rows.order[rows.own :]
+        if list(inner) != sorted(inner):
+            return None
+        block = rows.inputs // rows.blocks if rows.blocks > 1 else 0
+        square = np.maximum(np.diagonal(H), 0)
+        s = activation_aware([rows.matrix(writing.values()).T], square, writing.grid, block)
+        return None if s is None else s.reshape([n if a in inner else 1 for a, n in enumerate(rows.dims)])
 
     def metric(self, writing: Writing) -> tuple[Rows, Array] | None:
         """The rows of a weight and the metric in which it is solved, None where nothing was measured."""
