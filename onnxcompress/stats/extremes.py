@@ -2,6 +2,7 @@
 
 Only two scalars and a few thousand values of each tensor leave the runtime, so watching costs little more than running.
 The sample is taken with one stride within each row of the first axis, so that it does not depend on the batch size.
+Positions that a padding mask hides do not count (see `masks`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
+from onnxcompress.stats.masks import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +31,7 @@ Array = np.ndarray
 _PREFIX = "onnxcompress_extremes"
 _FIGURES = ("low", "high", "nan")  # of a tensor in one call; least and greatest leave NaN out
 _SAMPLE = 2048  # values of a tensor in each call
+_MASKED_RANK = 3  # (batch, sequence, features): of fewer axes values are masks and positions themselves
 _KEPT = 1 << 16  # values of a tensor in all
 
 
@@ -51,6 +54,7 @@ def extremes(
     count: int,
     *,
     threads: int | None = None,
+    mask: str | None = None,
 ) -> dict[str, Extremes]:
     """Run the model and watch float values of its main graph.
 
@@ -60,6 +64,7 @@ def extremes(
         calls: inputs, read one at a time.
         count: how many there are; the more, the fewer values are kept of each.
         threads: threads of the runtime.
+        mask: the input from `masks.padding_mask`, None where all positions count.
 
     Raises:
         RuntimeFailure: ONNX Runtime cannot load or run the model.
@@ -67,7 +72,8 @@ def extremes(
     twin = model.copy()
     names = list(shapes)
     for index, name in enumerate(names):
-        _watch(twin.proto.graph, name, index, shapes[name], max(1, min(_SAMPLE, _KEPT // max(count, 1))))
+        counted = _counted(twin.proto.graph, name, index, len(shapes[name]), mask)
+        _watch(twin.proto.graph, counted, index, shapes[name], max(1, min(_SAMPLE, _KEPT // max(count, 1))))
     low, high = dict.fromkeys(names, math.inf), dict.fromkeys(names, -math.inf)
     samples: dict[str, list[Array]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
@@ -98,18 +104,33 @@ def _thinned(parts: Sequence[Array]) -> Array:
     return whole[:: max(1, whole.size // _KEPT)].astype(np.float32)
 
 
-def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...], kept: int) -> None:
+def _counted(graph: onnx.GraphProto, name: str, index: int, rank: int, mask: str | None) -> dict[str, str]:
+    """The names of copies of a value to watch, by figure: what is hidden by the mask makes no difference to it."""
+    if mask is None or rank < _MASKED_RANK:
+        return dict.fromkeys((*_FIGURES, "sample"), name)
+    copy = masked(name, rank, mask, f"{_PREFIX}_mask_{index}")
+    graph.node.extend(copy.nodes)
+    graph.initializer.extend(copy.constants)
+    counted = {"nan": copy.value}
+    for word, filling in (("low", math.inf), ("high", -math.inf), ("sample", math.nan)):
+        constant, counted[word] = f"{_PREFIX}_{word}_filling_{index}", f"{_PREFIX}_{word}_seen_{index}"
+        graph.initializer.append(numpy_helper.from_array(np.array(filling, np.float32), constant))
+        graph.node.append(helper.make_node("Where", [copy.kept, name, constant], [counted[word]]))
+    return counted
+
+
+def _watch(graph: onnx.GraphProto, counted: Mapping[str, str], index: int, shape: tuple[int, ...], kept: int) -> None:
     def value(word: str) -> str:
         return f"{_PREFIX}_{word}_{index}"
 
     def output(word: str, kind: int = onnx.TensorProto.FLOAT) -> None:
         graph.output.append(helper.make_tensor_value_info(value(word), kind, None))
 
-    graph.node.append(helper.make_node("IsNaN", [name], [value("is")]))
+    graph.node.append(helper.make_node("IsNaN", [counted["nan"]], [value("is")]))
     graph.node.append(helper.make_node("Cast", [value("is")], [value("are")], to=onnx.TensorProto.UINT8))
     for op, source, word in (
-        ("ReduceMin", name, "low"),
-        ("ReduceMax", name, "high"),
+        ("ReduceMin", counted["low"], "low"),
+        ("ReduceMax", counted["high"], "high"),
         ("ReduceMax", value("are"), "nan"),
     ):
         graph.node.append(helper.make_node(op, [source], [value(word)], keepdims=0))
@@ -118,7 +139,7 @@ def _watch(graph: onnx.GraphProto, name: str, index: int, shape: tuple[int, ...]
     step = max(1, rest * shape[0] // kept) if shape else 1
     step += step % 2 == 0 and step > 1  # odd, so that it does not fall in step with sizes that are powers of two
     flat = value("flat")
-    graph.node.append(helper.make_node("Flatten", [name], [flat], axis=1 if len(shape) > 1 else 0))
+    graph.node.append(helper.make_node("Flatten", [counted["sample"]], [flat], axis=1 if len(shape) > 1 else 0))
     bounds = {"starts": [0], "ends": [2**31 - 1], "axes": [1], "steps": [step]}
     for word, numbers in bounds.items():
         graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), value(word)))

@@ -15,6 +15,7 @@ from onnxcompress.stats.activations import observe
 from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.extremes import Extremes, extremes
 from onnxcompress.stats.features import Features, features
+from onnxcompress.stats.masks import padding_mask
 from onnxcompress.stats.whatif import Treated, WhatIf
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Probe:
         """Ranges and samples of values over the data."""
         calls = self._learned.take(_MOST_CALLS)
         self.progress.start("watching what layers see", len(calls))
-        found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads)
+        found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads, mask=padding_mask(model))
         self.progress.finish()
         return found
 
