@@ -244,9 +244,8 @@ def test_padded_positions_do_not_count(tmp_path: Path, spoil: float) -> None:
     text = "g (int64[B, S] attention_mask, float[B, S, 4] x) => (float[B, S, 4] y) { y = Neg(x) }"
     masks = [np.array([[1, 1, 1], [1, 1, 0]]), np.array([[1, 0], [0, 0]]), np.array([[0, 0]])]
     calls = [normal(*mask.shape, 4, seed=i) for i, mask in enumerate(masks)]
-    spoilt = [
-        np.where(mask[:, :, None] != 0, x, spoil).astype(np.float32) for mask, x in zip(masks, calls, strict=True)
-    ]
+    pairs = list(zip(masks, calls, strict=True))
+    spoilt = [np.where(mask[:, :, None] != 0, x, spoil).astype(np.float32) for mask, x in pairs]
     data = [{"attention_mask": mask, "x": x} for mask, x in zip(masks, spoilt, strict=True)]
     model = opened(proto(text), tmp_path)
     found = extremes(model, {"x": (2, 3, 4)}, data, len(data), threads=1, mask="attention_mask")["x"]
