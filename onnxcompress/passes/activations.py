@@ -48,12 +48,14 @@ class Reader:
 class OnePass:
     """The activations that one pass is enough for, and what the features of some of them are divided by (in,).
 
-    ``wide``: of others, the features that have to be left in float for one pass to be enough, ascending.
+    ``wide``: of others, the features that have to be left in float for one pass to be enough, ascending. ``noise``:
+    what the doubtful ones among them leave at the worst output.
     """
 
     names: frozenset[str]
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     wide: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    noise: float = 0.0
 
 
 def one_pass(model: Model, context: Context, readers: Mapping[str, Sequence[Reader]], allowed: float) -> OnePass | None:
@@ -97,15 +99,16 @@ class _Search:
         treated = {name: Treated(self.factors.get(name)) for name in self.readers}
         session = self.probe.whatif(self.model, [], [], treated)
         ranked = self._ranked(session, treated)
-        few = _longest(session, ranked, allowed)
+        few = more = _longest(session, ranked, allowed)
         wide: dict[str, tuple[int, ...]] = {}
         if few < len(ranked):
             widest = {name: self._widest(name) for name in ranked[few:]}
             split = {name: Treated(kept=_without(len(self.seen[name].low), places)) for name, places in widest.items()}
-            second = self.probe.whatif(self.model, [], [], treated | split)
-            more = _longest(second, ranked, allowed, few)
+            session = self.probe.whatif(self.model, [], [], treated | split)
+            more = _longest(session, ranked, allowed, few)
             wide = {name: widest[name] for name in ranked[few:more]}
-        return OnePass(frozenset(clear | set(ranked[:few])), self.factors, wide)
+        noise = session.noise({}, {}, ranked[:more]) if more else 0.0
+        return OnePass(frozenset(clear | set(ranked[:few])), self.factors, wide, noise)
 
     def _ranked(self, session: WhatIf, names: Iterable[str]) -> list[str]:
         names = list(names)

@@ -86,9 +86,19 @@ def importance(drafts: Sequence[Draft], ladders: Sequence[Ladder], damage: Mappi
     return found
 
 
-def allotted(ladders: Sequence[Ladder], importance: Sequence[float], left: int) -> list[Rung]:
-    """The rung of each ladder, such that Σ importance · error is small and the extra bytes are within ``left``."""
+def allotted(ladders: Sequence[Ladder], importance: Sequence[float], left: int, enough: float = 0.0) -> list[Rung]:
+    """The rung of each ladder, such that Σ importance · error is small and the extra bytes are within ``left``.
+
+    Args:
+        ladders: the ways to store each weight.
+        importance: what an error of each weight counts.
+        left: bytes to spend.
+        enough: the sum below which nothing more is spent.
+    """
     at = [0] * len(ladders)
+
+    def lost() -> float:
+        return sum(weight * rungs[a].error for weight, rungs, a in zip(importance, ladders, at, strict=True))
 
     def best_step() -> tuple[float, int, int]:
         steps = [(0.0, -1, 0)]
@@ -102,7 +112,7 @@ def allotted(ladders: Sequence[Ladder], importance: Sequence[float], left: int) 
 
     while True:
         gain, index, rung = best_step()
-        if gain <= 0 or not math.isfinite(gain):
+        if gain <= 0 or not math.isfinite(gain) or lost() <= enough:
             return [rungs[a] for rungs, a in zip(ladders, at, strict=True)]
         left -= ladders[index][rung].nbytes - ladders[index][at[index]].nbytes
         at[index] = rung

@@ -48,6 +48,7 @@ Target = Literal["cpu", "cuda", "portable"]
 
 _WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
 _MOST_ON_TRIAL = 1 << 28  # bytes of weights, which are all in memory then
+_BESIDE_INTEGERS = 0.1  # part of the noise of integer operators below which that of weights needs no more bytes
 _NODE_BYTES = 200  # of a decoded weight, roughly
 
 
@@ -253,7 +254,8 @@ class Quantize:
             return mixed(grouping, drafts, context.damage, found.rounding, self.average_bits, self._lowest)
         if grouping.open:
             ladders = [ladder(grouping, d) for d in drafts]
-            return allotted(ladders, importance(drafts, ladders, context.damage), spare(model, drafts, saved))
+            weighed, spend = importance(drafts, ladders, context.damage), spare(model, drafts, saved)
+            return allotted(ladders, weighed, spend, _BESIDE_INTEGERS * found.noise(context))
         if self._may_be_raised(context):
             drafts, names, left = raised(grouping, drafts, context.damage, context.noise_limit)
             if names:

@@ -94,6 +94,11 @@ class Survey:
         known: OnePass | None = context.notebook["one pass"]
         return known
 
+    def noise(self, context: Context) -> float:
+        """What activations of eight bits leave at the worst output, as far as it was measured."""
+        known: OnePass | None = context.notebook.get("one pass")
+        return self.static.noise + (known.noise if known is not None else 0.0)
+
     def _readers(self, context: Context) -> dict[str, list[Reader]]:
         """The weights that are multiplied by each activation off static integers."""
         found: dict[str, list[Reader]] = {}
