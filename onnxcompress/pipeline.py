@@ -134,7 +134,8 @@ def _planned(
         if wanted > model.opset and limit is None:
             model, limit = _at_opset(model, wanted, environment, notes)
         model, told = _prepared(model.copy(), step, environment, before)
-        context, more = _context(model, step, environment, limit, before)
+        done = f"{before}, prepared for {step!r}" if told else before  # what was measured of one is not of the other
+        context, more = _context(model, step, environment, limit, done)
         outcomes = list(step.plan(model, context))
         wanted = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
         if wanted <= model.opset or limit is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,3 +147,26 @@ def test_normalizations_take_factors_up_for_nothing(tmp_path: Path, spread: floa
     assert any("made larger" in note for note in notes) == (spread > 0)
     assert aware > plain + (1 if spread else -0.5)
     assert "Mul" not in optimized((tmp_path / "False.onnx").read_bytes(), tmp_path)
+
+
+def test_what_was_measured_after_another_preparation_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loud = np.exp(normal(64, seed=5) * 1.5).astype(np.float32)
+    text = "g (float[m, 64] x) => (float[m, 96] y) { n = LayerNormalization(x, g, b) y = MatMul(n, w) }"
+    path = write(proto(text, {"w": normal(64, 96, seed=1), "g": loud, "b": np.zeros(64, np.float32)}), tmp_path)
+    (tmp_path / "data").mkdir()
+    for i in range(12):
+        np.savez(tmp_path / "data" / f"{i}.npz", x=normal(32, 64, seed=i))
+
+    def made(cache: str, **options: Any) -> bytes:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+        target = tmp_path / "made.onnx"
+        onnxcompress.quantize(path, target, data=tmp_path / "data", verify=False, force=True, **options)
+        return target.read_bytes()
+
+    other: dict[str, Any] = {"bits": 4, "scheme": "weight-only"}
+    one = other | {"codebook_length": 1}  # features are left as they are
+    alone = made("a", **other)
+    made("b", **one)
+    assert made("b", **other) == alone
