@@ -10,6 +10,9 @@ BUILD   := build
 SAMPLE  ?= language-id
 ARGS    ?=
 
+CALIBRATION_language-id := sample_models/language-id.calib.txt --tokenizer sample_models/language-id.tokenizer.json
+CALIBRATION_digits-cnn  := sample_models/digits-cnn.calib.npz
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -18,8 +21,8 @@ ARGS    ?=
 .PHONY: run
 run: $(STAMP) ## Quantize a sample model and verify the result (SAMPLE=language-id or digits-cnn)
 	@mkdir -p $(BUILD)
-	$(TOOL) quantize sample_models/$(SAMPLE).onnx --data sample_models/$(SAMPLE).eval.npz \
-		--output $(BUILD)/$(SAMPLE).int8.onnx --force $(ARGS)
+	$(TOOL) quantize sample_models/$(SAMPLE).onnx --data $(CALIBRATION_$(SAMPLE)) \
+		--eval-data sample_models/$(SAMPLE).eval.npz --output $(BUILD)/$(SAMPLE).int8.onnx --force $(ARGS)
 
 .PHONY: test
 test: $(STAMP) ## Run all tests, the linters among them (ARGS="-k name" selects)

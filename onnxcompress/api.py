@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxcompress.report import Report
 
 ModelPath = str | PathLike[str]
-_PATHS = ("output", "data")
+_PATHS = ("output", "data", "eval_data")
 _BUDGETS = frozenset(f.name for f in dataclasses.fields(Budgets))
 _RUN = frozenset(f.name for f in dataclasses.fields(RunOptions))
 _DATA = frozenset(f.name for f in dataclasses.fields(DataOptions))

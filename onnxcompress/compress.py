@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxcompress import inputs, pipeline, provenance
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from onnxcompress.data.dataset import Dataset
+
 
 @dataclass(frozen=True)
 class RunOptions:
     """Everything about a run that is not part of the recipe.
 
-    ``seconds`` is the time for measuring latency, ``max_memory`` the bytes that statistics may take.
+    ``data`` is what the model is calibrated on, and judged on unless there is ``eval_data``. ``seconds`` is the time
+    for measuring latency, ``max_memory`` the bytes that statistics may take.
     """
 
     output: Path | None = None
@@ -47,6 +50,7 @@ class RunOptions:
     dry_run: bool = False
     verify: bool = True
     data: Path | None = None
+    eval_data: Path | None = None
     data_options: DataOptions = field(default_factory=DataOptions)
     metric: str | None = None
     device: Device = "cpu"
@@ -87,7 +91,7 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
     options = options or RunOptions()
     require(options.device)
     source, made = Model.open(original), Model.open(compressed)
-    data, notes = inputs.find(source, options, run=True)
+    _, notes, data = _data(source, options, run=True)
     if data is None:
         raise RuntimeFailure(f"there is nothing to compare: {notes[-1]}", "Give --data that the original runs on.")
     found = verify(original, compressed, data, _verify_options(options, budgets), options.progress)
@@ -109,9 +113,9 @@ class _Run:
         self.target = _target(path, recipe, options)
         require(options.device)
         self._refuse_unjudgeable()
-        self.data, self.notes = inputs.find(self.source, options, run=options.verify)
-        if options.verify and (options.data is not None or recipe.budgets.asked):
-            preflight(path, self.data, _verify_options(options, recipe.budgets))
+        self.data, self.notes, self.judged = _data(self.source, options, run=options.verify)
+        if options.verify and (options.data or options.eval_data or recipe.budgets.asked):
+            preflight(path, self.judged, _verify_options(options, recipe.budgets))
         part = f".{self.target.stem}.{os.getpid()}.candidate.onnx"
         self.hashing = ThreadPoolExecutor(1, "hash")
         self.original = self.hashing.submit(model_facts, self.source)
@@ -125,6 +129,8 @@ class _Run:
                 f"{sorted(names)[0]} cannot be judged without verification",
                 "Leave out the budget or --no-verify.",
             )
+        if self.options.eval_data is not None and not self.options.verify:
+            raise UsageError("--eval-data has no meaning with --no-verify", "Leave one of them out.")
 
     def result(self) -> Result:
         """Try, verify and publish."""
@@ -183,7 +189,7 @@ class _Run:
             checks = (*structure_checks(self.source, made), *judge(self.recipe.budgets, size))
             return Verification(None, None, {}, checks, ("not verified: --no-verify",), all(c.ok for c in checks))
         options = _verify_options(self.options, self.recipe.budgets)
-        return verify(self.path, self.candidate, self.data, options, self.options.progress)
+        return verify(self.path, self.candidate, self.judged, options, self.options.progress)
 
     def _published(self, attempt: Attempt) -> Result:
         found = attempt.verification
@@ -206,6 +212,17 @@ class _Run:
         )  # fmt: skip
 
 
+def _data(model: Model, options: RunOptions, *, run: bool) -> tuple[Dataset | None, tuple[str, ...], Dataset | None]:
+    """What the model is calibrated on, what there is to say of that, and what the result is judged on."""
+    if options.eval_data is None:
+        data, notes = inputs.find(model, options, run=run)
+        return data, notes, data
+    judged = inputs.evaluation(model, options.eval_data, options.data_options)
+    read = replace(options.data_options, labels=None)  # labels belong to what is judged
+    data, notes = inputs.find(model, replace(options, data_options=read), run=run)
+    return data, notes, judged
+
+
 def _verify_options(options: RunOptions, budgets: Budgets) -> VerifyOptions:
     return VerifyOptions(
         device=options.device, threads=options.threads, budgets=budgets, metric=options.metric,
@@ -226,7 +243,8 @@ def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
     used = {file.resolve() for file in (path, *model_files(Model.open(path)))}
     if target.exists() and target.resolve() in used:
         raise UsageError("the output is the input", "Give another name with -o; the input is never changed.")
-    if options.data is not None and options.data.resolve() in (target.resolve(), *target.resolve().parents):
+    given = {path.resolve() for path in (options.data, options.eval_data) if path is not None}
+    if given & {target.resolve(), *target.resolve().parents}:
         raise UsageError(f"the output {target} would lie in the data", "Give another name or folder with -o.")
     if options.dry_run:
         return target

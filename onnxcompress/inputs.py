@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
 from onnxcompress.data import load, synthetic_candidates
-from onnxcompress.errors import DataError, RuntimeFailure
+from onnxcompress.errors import DataError, RuntimeFailure, UsageError
 from onnxcompress.graph.interface import interface
 from onnxcompress.runtime.failures import OutOfMemory
 from onnxcompress.runtime.session import Device, Session
@@ -53,6 +54,18 @@ def find(model: Model, options: _Options, *, run: bool) -> tuple[Dataset | None,
     except RuntimeFailure as error:
         return None, (f"the model was not run: {error.message}",)
     return _accepted(model, session, options.seed)
+
+
+def evaluation(model: Model, path: Path, options: DataOptions) -> Dataset:
+    """What a result is judged on where that is not the data of the run: all of them.
+
+    Raises:
+        UsageError: the path does not exist.
+        DataError: the data do not fit the model.
+    """
+    if not path.exists():
+        raise UsageError(f"the data {path} do not exist", "Check the path given to --eval-data.")
+    return load(path, interface(model.proto).inputs, dataclasses.replace(options, limit=None))
 
 
 def _accepted(model: Model, session: Session, seed: int) -> tuple[Dataset | None, tuple[str, ...]]:

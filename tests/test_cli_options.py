@@ -52,6 +52,12 @@ def test_options_of_data_need_data(flags: dict[str, Any]) -> None:
         DataFlags(**flags).options()
 
 
+def test_data_to_judge_on_have_labels_and_no_limit() -> None:
+    assert DataFlags(labels=Path("l.npy"), metric="accuracy").options(Path("eval.npz")).labels == Path("l.npy")
+    with pytest.raises(UsageError, match="--limit has no meaning without --data"):
+        DataFlags(limit=3).options(Path("eval.npz"))
+
+
 @pytest.mark.parametrize(
     "flags",
     [{"report": Path("r.html")}, {"report": Path("r")}, {"json": ""}, {"quiet": True, "verbose": True}],

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import tokenizers
+
+import onnxcompress
+from onnxcompress.errors import UsageError
 
 FOLDER = Path(__file__).parent.parent / "sample_models"
 NAMES = ["digits-cnn", "language-id"]
@@ -87,3 +91,25 @@ def test_tokenizer_belongs_to_the_model(text: str, language: int) -> None:
 
 def test_folder_is_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < LARGEST_FOLDER_BYTES
+
+
+def test_results_are_judged_on_other_data_than_calibrated_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "data": FOLDER / "digits-cnn.calib.npz",
+        "limit": 2,
+        "eval_data": FOLDER / "digits-cnn.eval.npz",
+    }
+    result = onnxcompress.quantize(FOLDER / "digits-cnn.onnx", tmp_path / "made.onnx", seconds=0.2, **options)
+    found = result.report.fidelity
+    assert found is not None
+    assert (found.data, found.samples) == (str(options["eval_data"]), 599)
+    assert result.report.metrics["accuracy"].original > 0.98
+
+
+def test_data_to_judge_on_have_to_be_there_and_to_be_used(tmp_path: Path) -> None:
+    model, target = FOLDER / "digits-cnn.onnx", tmp_path / "made.onnx"
+    with pytest.raises(UsageError, match="do not exist"):
+        onnxcompress.quantize(model, target, eval_data=tmp_path / "nothing")
+    with pytest.raises(UsageError, match="--no-verify"):
+        onnxcompress.quantize(model, target, eval_data=FOLDER / "digits-cnn.eval.npz", verify=False)
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,10 @@ class WriteFlags:
     no_verify: Annotated[
         bool, Option("--no-verify", help="Do not run the models: nothing is compared or measured.")
     ] = False
+    eval_data: Annotated[
+        Path | None,
+        Option("--eval-data", help="Inputs to judge the result on, which --labels belong to; by default --data."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class DataFlags:
     )
     limit: Annotated[int | None, Option("--limit", min=1, help="Use at most so many calls of the data.")] = None
 
-    def options(self) -> DataOptions:
-        """How the data is to be read.
+    def options(self, eval_data: Path | None = None) -> DataOptions:
+        """How the data is to be read, and those that the result is judged on.
 
         Raises:
             UsageError: the options do not go together.
@@ -117,6 +121,8 @@ class DataFlags:
         from onnxcompress.data.options import DataOptions
 
         given = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) not in (None, "auto")]
+        if self.data is None and eval_data is not None:
+            given = [name for name in given if name == "limit"]
         if self.data is None and given:
             raise UsageError(f"--{given[0]} has no meaning without --data", "Say with --data where the inputs are.")
         return DataOptions(

@@ -25,7 +25,7 @@ def run_recipe(
     report: ReportFlags,
 ) -> None:
     """Run the recipe on the model, show what came of it, and exit with 1 if it did not pass."""
-    report.check(model, write.output, data.data, data.labels, data.tokenizer)
+    report.check(model, write.output, write.eval_data, data.data, data.labels, data.tokenizer)
     with opened(report) as page:
         result = compress(model, recipe, run_options(page, data, machine, write))
         show(page, result, report, dry_run=write.dry_run)
@@ -40,7 +40,8 @@ def run_options(page: Page, data: DataFlags, machine: MachineFlags, write: Write
         dry_run=write.dry_run,
         verify=not write.no_verify,
         data=data.data,
-        data_options=data.options(),
+        eval_data=write.eval_data,
+        data_options=data.options(write.eval_data),
         metric=data.metric,
         device=machine.device,
         threads=machine.threads,
