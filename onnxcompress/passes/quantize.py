@@ -48,7 +48,7 @@ Target = Literal["cpu", "cuda", "portable"]
 
 _WORTH = 0.75  # a weight is left alone unless it shrinks below this part of its bytes
 _MOST_ON_TRIAL = 1 << 28  # bytes of weights, which are all in memory then
-_BESIDE_INTEGERS = 0.1  # part of the noise of integer operators below which that of weights needs no more bytes
+_BESIDE_INTEGERS = 0.25  # part of the noise of integer operators below which that of weights needs no more bytes
 _NODE_BYTES = 200  # of a decoded weight, roughly
 
 

@@ -17,20 +17,19 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.activations import OnePass, Reader, one_pass
 from onnxcompress.passes.base import Planned
 from onnxcompress.passes.integers import Planner, Static
-from onnxcompress.passes.rounding import Rounding, layers
 from onnxcompress.passes.selection import Selection
+from onnxcompress.passes.watching import counted, watched
 from onnxcompress.report import LayerRecord
 from onnxcompress.runtime.machine import isa_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from onnxcompress.forms.base import Codes, Solve
     from onnxcompress.forms.chains import Unit
     from onnxcompress.graph.model import Model
-    from onnxcompress.graph.scopes import Scope
     from onnxcompress.passes.base import Context
-    from onnxcompress.stats.archive import Archive
+    from onnxcompress.passes.rounding import Rounding
 
 _MEASURED = "vnni"
 _LEAST_SHARE = 0.25  # of the noise, that products off static integers may make in any case
@@ -159,7 +158,7 @@ def survey(
         else:
             reasons.append((weight, reason))
     seeing = [w for w in found if selection.reason(w) is None] if method != "nearest" else []
-    rounding = _rounding(model, context, seeing, scopes.main, learn=method == "learned")
+    rounding = watched(model, context, seeing, scopes.main, learn=method == "learned")
     planner, part = None, Static()
     chains = context.chains or (shipped(_MEASURED) if wanted.forced else None)
     ready = wanted.allowed and context.chained and model.opset >= static.MIN_OPSET
@@ -180,7 +179,7 @@ def _spared(part: Static) -> Iterator[str]:
     found = sorted((u for u in part.spared if u.weight is not None), key=lambda u: -part.damage.get(u.key, 0.0))
     if found:
         shown = ", ".join(u.name for u in found[:5]) + (", ..." if len(found) > 5 else "")
-        kept = _counted([u.name for u in found])
+        kept = counted([u.name for u in found])
         yield f"{kept} kept off static integers, as the outputs would lose too much: {shown}"
 
 
@@ -192,47 +191,6 @@ def _otherwise(context: Context, unit: Unit, float_us: float) -> float:
     shapes = context.observed[unit.inputs[0]].shapes
     known = [costs.expected(context.costs, form, shapes, inputs, outputs) for form in (dynamic.ONE_PASS,)]
     return float_us / max([1.0, *(s for s in known if s is not None)])
-
-
-def _rounding(model: Model, context: Context, found: Sequence[Weight], main: Scope, *, learn: bool) -> Rounding | None:
-    """What layers see, where the model can be run on real data."""
-    nodes = layers([w for w in found if is_layer_of(w)], main) if context.probe is not None else []
-    if context.probe is None or not nodes:
-        return None
-    try:
-        archive = context.probe.archive(model, nodes)
-    except RuntimeFailure as error:
-        context.notes.append(f"weights were rounded to nearest, as layers could not be watched: {error.message}")
-        return None
-    context.notes.extend(_told(archive))
-    return Rounding(archive, learn)
-
-
-def is_layer_of(weight: Weight) -> bool:
-    """True for a weight of a layer that callers cannot replace."""
-    return not weight.overridable and any(is_layer(leaf) for leaf in weight.leaves)
-
-
-def _told(archive: Archive) -> Iterator[str]:
-    """What there is to say about what layers see."""
-    if archive.passes > 1:
-        yield f"what layers see was measured in {archive.passes} passes over the data, to stay within --max-memory"
-    if archive.dead:
-        shown = ", ".join(archive.dead[:3]) + (", ..." if len(archive.dead) > 3 else "")
-        yield f"the data never exercise {_counted(archive.dead)}, whose weights are rounded to nearest: {shown}"
-    for reason, names in _by_reason(archive.left_out).items():
-        yield f"weights of {_counted(names)} are rounded to nearest, such as {names[0]}: {reason}"
-
-
-def _counted(names: Sequence[str]) -> str:
-    return "1 layer" if len(names) == 1 else f"{len(names)} layers"
-
-
-def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, reason in left_out.items():
-        found.setdefault(reason, []).append(name)
-    return found
 
 
 def _static(planner: Planner, context: Context, selection: Selection) -> Static:
