@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from onnxcompress.verify.budgets import Budgets
     from onnxcompress.verify.verify import Verification
 
-_STORAGE_FORMS = {"decode", "gather", "float16", "bfloat16"}  # a later attempt would write them again
+# a later attempt would write them again
+_STORAGE_FORMS = {"decode", "gather", "float16", "bfloat16", "sparse", "dense"}
+_EIGHT_BITS = {"dynamic8", "migrated8", "split8"}  # of activations on each call
+_POOR_DB = 15.0  # below, activations of eight bits on each call are no good either
 _NOISE = 0.97  # a speed-up whose interval ends below is slower beyond measurement noise
 _PAYS = 1.03  # static integers move the outputs, so they have to be faster, not only not slower
 _LEAST_DB = -100.0  # a limit on fidelity below which none is left
@@ -82,14 +85,17 @@ class Attempt:
 
     @property
     def strays(self) -> bool:
-        """True where a limit on fidelity is missed, or static integers leave far more noise than they were allowed.
+        """True where a limit on fidelity is missed, or integers leave far more noise than they were allowed.
 
         What they leave was foreseen from a few calls, of slow models from a single one.
         """
         missed = any(not c.ok and c.name in _FIDELITY for c in self.verification.checks)
         fidelity = self.verification.fidelity
-        allowed_db = -10 * math.log10(self.manner.wanted) - _SLACK_DB
-        return missed or (self.has_chains and fidelity is not None and fidelity.sqnr_db < allowed_db)
+        if missed or fidelity is None:
+            return missed
+        if self.has_chains:
+            return fidelity.sqnr_db < -10 * math.log10(self.manner.wanted) - _SLACK_DB
+        return bool(self.forms & _EIGHT_BITS) and fidelity.sqnr_db < _POOR_DB
 
     @property
     def settled(self) -> bool:
@@ -100,7 +106,7 @@ class Attempt:
         """What was wrong with it, as the beginning of a sentence."""
         why = "slower than the original" if self.slower else "not within the checks and budgets"
         if self.verification.passed and self.strays:
-            why = "further from the original than static integers may be"
+            why = "further from the original than integers may be"
         return f"the forms chosen by cost were {why} ({self.speedup:.2f}x)"
 
 

@@ -131,6 +131,9 @@ class _Run:
             )
         if self.options.eval_data is not None and not self.options.verify:
             raise UsageError("--eval-data has no meaning with --no-verify", "Leave one of them out.")
+        for name, given in (("labels", self.options.data_options.labels), ("metric", self.options.metric)):
+            if given is not None and not self.options.verify:
+                raise UsageError(f"--{name} has no meaning with --no-verify", "Leave one of them out.")
 
     def result(self) -> Result:
         """Try, verify and publish."""

@@ -12,6 +12,7 @@ import typer
 
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import DataFlags, MachineFlags, ModelPath, ReportFlags
+from onnxcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxcompress.search.sensitivity import Options, Sensitivity
@@ -67,6 +68,9 @@ def sensitivity(
     from onnxcompress.render.console_sensitivity import RankingPage
     from onnxcompress.search.ranking import sensitivity as rank
 
+    for name in ("labels", "metric"):
+        if getattr(data, name) is not None:
+            raise UsageError(f"--{name} has no meaning here", "Layers are ranked by what outputs lose; leave it out.")
     report.check(model, data.data, data.labels, data.tokenizer)
     page = RankingPage(quiet=report.quiet, verbose=report.verbose, stdout_taken=report.json == "-")
     with contextlib.closing(page):

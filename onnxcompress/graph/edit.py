@@ -102,7 +102,7 @@ def apply(model: Model, edits: Sequence[Edit]) -> None:
         _rebuild(model, entry)
     _clean_value_info(changes.values())
     if any(c.tensors for c in changes.values()):
-        _keep_initializers_constant(model.proto)
+        keep_initializers_constant(model.proto)
 
 
 def _rebuild(model: Model, change: _ScopeChange) -> None:
@@ -173,7 +173,7 @@ def _clean_value_info(changes: Iterable[_ScopeChange]) -> None:
             del body.value_info[index]
 
 
-def _keep_initializers_constant(proto: onnx.ModelProto) -> None:
+def keep_initializers_constant(proto: onnx.ModelProto) -> None:
     """Raise IR versions in which every initializer has to be an input as well."""
     if proto.ir_version < _INITIALIZER_IR:
         proto.ir_version = _INITIALIZER_IR

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from onnx import helper, version_converter
 
 from onnxcompress.errors import ModelError
+from onnxcompress.graph.edit import keep_initializers_constant
 
 if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
@@ -30,7 +31,7 @@ def raised(model: Model, opset: int) -> Model:
         raise ModelError(
             f"the model cannot be raised to opset {opset}: {first}", "Export the model at a newer opset."
         ) from error
-    proto.ir_version = max(proto.ir_version, model.proto.ir_version, _ir_version(opset))
+    old_ir = proto.ir_version = model.proto.ir_version
     del proto.metadata_props[:]
     proto.metadata_props.extend(model.proto.metadata_props)
     proto.graph.name = proto.graph.name or model.proto.graph.name
@@ -40,6 +41,8 @@ def raised(model: Model, opset: int) -> Model:
     ):
         del values[:]  # the converter adds shapes that it inferred
         values.extend(declared)
+    keep_initializers_constant(proto)
+    proto.ir_version = max(old_ir, proto.ir_version, _ir_version(opset))
     twin = model.copy()
     twin.adopt(proto)
     return twin

@@ -17,6 +17,7 @@ import numpy as np
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.forms.dynamic import MIN_OPSET
 from onnxcompress.solvers.migration import cautious, migration
+from onnxcompress.stats.masks import padding_mask
 from onnxcompress.stats.whatif import Treated, WhatIf
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ def one_pass(model: Model, context: Context, readers: Mapping[str, Sequence[Read
         allowed: noise-to-signal ratio that they may leave together at the worst output.
     """
     seen = {name: context.observed[name].noise for name in readers if name in context.observed}
-    clear = {name for name, noise in seen.items() if noise is not None and noise <= _FAITHFUL}
-    doubtful = [name for name, noise in seen.items() if noise is not None and noise > _FAITHFUL]
+    # where positions are hidden, what stands there may be all that an activation's own noise tells of
+    faithful = _FAITHFUL if padding_mask(model) is None else 0.0
+    clear = {name for name, noise in seen.items() if noise is not None and noise <= faithful}
+    doubtful = [name for name, noise in seen.items() if noise is not None and noise > faithful]
     if context.probe is None or model.opset < MIN_OPSET or sum(map(model.nbytes, model.tensors())) > _LARGEST:
         return None
     if not doubtful:

@@ -34,6 +34,7 @@ Array = np.ndarray
 _CORRECTED = ("MatMul", "Gemm", "Conv")
 _LEAST_SIDES = 4  # of a weight, in ranks: below, the factors take much of what the codes save
 _ROUNDS = 3
+_MOST_HALF = 6e4  # of the norm of a weight: its factors are stored as float16
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Enriching:
             rows = _product_rows(writing)
             if rows is None:
                 return "read by no MatMul, Gemm or Conv of one group"
+            values = writing.values()
+            if not float(np.abs(values).max(initial=0)) * math.sqrt(values.size) < _MOST_HALF:
+                return "what it would take is beyond the range of float16"
             if min(rows.out, rows.inputs) <= _LEAST_SIDES * self.rank:
                 return f"({rows.out}, {rows.inputs}) is too small for a rank of {self.rank}"
         return None

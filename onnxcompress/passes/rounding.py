@@ -143,6 +143,8 @@ class Rounding:
         if seen is None or seen[1].ndim > 2:
             return None
         rows, H, _, _ = seen
+        if not np.isfinite(writing.values()).all():
+            return None
         inner = rows.order[rows.own :]
         if list(inner) != sorted(inner):
             return None

@@ -55,7 +55,8 @@ def weighted_scales(
     dtype = np.dtype(np.float32) if dtype is None else np.dtype(dtype)
     if not np.isfinite(W).all():
         raise ValueError("weights are not finite")
-    importance = np.atleast_2d(np.asarray(weight_per_input, np.float32))
+    with np.errstate(over="ignore"):
+        importance = np.minimum(np.atleast_2d(np.asarray(weight_per_input, np.float32)), np.finfo(np.float32).max)
     V, h = _sampled(W, importance) if 0 in groups.shared else _rows(W, importance, groups)
     step = max(1, _CHUNK // max(1, V[0].size))
     parts = [slice(i, i + step) for i in range(0, len(V), step)]

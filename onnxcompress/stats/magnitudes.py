@@ -14,7 +14,25 @@ import numpy as np
 
 _GAP = 1.5  # orders of magnitude between neighbours
 _MOST_CHANNELS = 4096
+_MASK, _FAR = 1e9, 1e5  # magnitude of masks, and how far beyond other values that is
 _DEAD = 1e-9  # relative to the largest channel: nothing but rounding
+
+
+def without_masks(x: np.ndarray) -> np.ndarray:
+    """The values with NaN in place of those that stand for minus infinity: beyond 1e9, and far beyond all others.
+
+    Such as the −1e38 that masks add to scores: beside them everything else would seem exact.
+    """
+    if x.dtype.kind != "f" or not x.size:
+        return x
+    with np.errstate(invalid="ignore"):
+        huge = np.abs(x) >= _MASK
+    if not huge.any():
+        return x
+    rest = x[~huge & np.isfinite(x)].astype(np.float64)
+    if not rest.size or float(np.square(rest).mean()) ** 0.5 * _FAR > _MASK:
+        return x
+    return np.where(huge, np.asarray(np.nan, x.dtype), x)
 
 
 def channel_axis(x: np.ndarray, dims: tuple[int | str | None, ...] | None) -> int | None:

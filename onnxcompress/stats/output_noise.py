@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxcompress.stats.magnitudes import without_masks
 from onnxcompress.stats.masks import kept_positions
 from onnxcompress.stats.output_groups import groups_of
 from onnxcompress.stats.scores import class_like, probabilities
@@ -52,7 +53,7 @@ class OutputNoise:
         self._keep = [kept_positions(feeds) for feeds in calls]
         self._shapes = [{name: y.shape for name, y in outputs.items()} for outputs in expected]
         self._expected = [self._counting(y, keep) for y, keep in zip(expected, self._keep, strict=True)]
-        self._groups = groups_of(self._expected)
+        self._groups = groups_of([{n: without_masks(y) for n, y in own.items()} for own in self._expected])
 
     def ratio(self, found: Iterable[Outputs]) -> float:
         """The noise of the outputs of a changed model for the same calls, infinite where shapes differ."""
@@ -113,6 +114,7 @@ def _noises(
     rows = []
     for name, y in expected.items():
         z = found[name]
+        y = without_masks(y)
         finite = np.isfinite(y)
         difference = np.where(finite, z.astype(np.float64) - np.where(finite, y, 0), 0)
         energy = np.square(np.where(finite, y, 0).astype(np.float64))

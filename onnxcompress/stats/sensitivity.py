@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxcompress.graph import writer
 from onnxcompress.runtime.session import Session
+from onnxcompress.stats.magnitudes import without_masks
 from onnxcompress.stats.whatif import as_inputs
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _is_float(value: object) -> bool:
 
 def _ratio(expected: object, found: object) -> float:
     """Noise over signal, where both are finite; infinity where the shapes differ."""
-    y, z = np.asarray(expected, np.float64), np.asarray(found, np.float64)
+    y, z = without_masks(np.asarray(expected, np.float64)), np.asarray(found, np.float64)
     if y.shape != z.shape:
         return float("inf")
     finite = np.isfinite(y) & np.isfinite(z)

@@ -106,6 +106,7 @@ class OutputMeter:
         self._exact_error = error if self._exact_error is None else max(self._exact_error, error)
 
     def _add_floats(self, x: np.ndarray, y: np.ndarray) -> None:
+        x = groups.without_masks(x)
         if self._sums is None:
             dims = None if self._masked else self._dims
             self._is_scores = scores.class_like(self.name, x, self._producer)

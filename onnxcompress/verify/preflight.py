@@ -37,6 +37,8 @@ def preflight(original: Path, dataset: Dataset | None, options: VerifyOptions) -
     labels = None
     if dataset is not None and dataset.labels is not None:
         labels = MetricMeter(dataset.labels, options.metric)
+    elif options.metric is not None:
+        raise UsageError(f"there are no labels to compute {options.metric} from", "Give them with --labels.")
     try:
         session = Session(original, options.device, options.threads)
     except UnsupportedModel:

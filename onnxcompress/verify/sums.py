@@ -27,6 +27,7 @@ class Sums:
         self.xx, self.yy, self.xy, self.dd, self.peak = np.zeros((5, channels))
         self.bad = 0
         self.count = 0  # elements of each channel
+        self.compared = 0  # elements of all of them that both have
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Add two arrays of the same shape ``(outer, channels, inner)``."""
@@ -49,6 +50,8 @@ class Sums:
                 x, y = self._finite(x, y)
                 difference = x - y
                 errors = _products(difference, difference)
+            else:
+                self.compared += x.size
             self.xx += _products(x, x)
             self.yy += _products(y, y)
             self.xy += _products(x, y)
@@ -61,6 +64,7 @@ class Sums:
         x_finite, y_finite = np.isfinite(x), np.isfinite(y)
         self.bad += int(np.count_nonzero(x_finite & ~y_finite))
         both = x_finite & y_finite
+        self.compared += int(np.count_nonzero(both))
         return np.where(both, x, 0.0), np.where(both, y, 0.0)
 
     def add_apart(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -82,11 +86,13 @@ class Sums:
         for name in ("xx", "yy", "xy", "dd"):
             getattr(whole, name)[:] = getattr(self, name).sum()
         whole.peak[:] = self.peak.max()
-        whole.bad, whole.count = self.bad, self.count * len(self.xx)
+        whole.bad, whole.count, whole.compared = self.bad, self.count * len(self.xx), self.compared
         return whole
 
     def figures(self, channels: list[int] | None = None) -> tuple[float, float, float]:
-        """SQNR in dB, cosine, and largest absolute error, over all channels or some."""
+        """SQNR in dB, cosine, and largest absolute error, over all channels or some; NaN where nothing was compared."""
+        if not self.compared:
+            return math.nan, math.nan, math.nan
         chosen: slice | list[int] = slice(None) if channels is None else channels
         xx, yy, xy, dd = (float(s[chosen].sum()) for s in (self.xx, self.yy, self.xy, self.dd))
         peak = float(self.peak[chosen].max())

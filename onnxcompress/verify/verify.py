@@ -9,6 +9,7 @@ run.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -175,6 +176,9 @@ class _Verifier:
 
     def _warn(self, fidelity: Fidelity) -> None:
         """Point out a result that is far from the original, which is no failure unless a budget makes it one."""
+        if math.isnan(fidelity.sqnr_db):
+            self.reason = "no value of the outputs could be compared, as they are empty, padding, or not finite"
+            self.notes.insert(0, f"NOT COMPARED: {self.reason}")
         if fidelity.sqnr_db < _POOR_DB:
             what = f"LOW FIDELITY to the original: {fidelity.sqnr_db:.1f} dB"
             self.notes.insert(0, f"{what}; a budget such as --min-sqnr {_POOR_DB:.0f} refuses such a result")
