@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxcompress import guards
 from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
 from onnxcompress.forms import remembered
 from onnxcompress.forms.chain_costs import shipped
-from onnxcompress.graph import edit
+from onnxcompress.graph import edit, writer
 from onnxcompress.graph.interface import Interface, interface
+from onnxcompress.graph.model import Model
 from onnxcompress.graph.opset import raised
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
 from onnxcompress.progress import Progress, Silent
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnxcompress.data.dataset import Dataset
-    from onnxcompress.graph.model import Model
 
 _OBSERVED_CALLS = 4
 
@@ -103,29 +103,51 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
     """
     before = interface(model.proto)
     ran: list[Ran] = []
-    for step in steps:
+    for number, step in enumerate(steps):
         environment.progress.start(step.name)
-        done_before = ", ".join(repr(r.step) for r in ran)
-        model, done = _run(model, step, before, environment, done_before)
+        state = _State(", ".join(repr(r.step) for r in ran), final=not any(map(_plans, steps[number + 1 :])))
+        model, done = _run(model, step, before, environment, state)
         environment.progress.finish()
         ran.append(done)
+        if not state.final and _plans(step):
+            model = _settled(model)
     return model, ran
 
 
-def _run(model: Model, step: Pass, before: Interface, environment: Environment, done_before: str) -> tuple[Model, Ran]:
+@dataclass(frozen=True)
+class _State:
+    """What was done to a model ``before`` a step, and whether the step is the ``final`` one that works on weights."""
+
+    before: str
+    final: bool
+
+
+def _plans(step: Pass) -> bool:
+    return isinstance(step, PlanningPass)
+
+
+def _settled(model: Model) -> Model:
+    """The model with its weights computed: the next step reads them more than once."""
+    return Model.scratch(lambda path: writer.save(model, path, durable=False))
+
+
+def _run(model: Model, step: Pass, before: Interface, environment: Environment, state: _State) -> tuple[Model, Ran]:
     started = time.perf_counter()
     if isinstance(step, PlanningPass):
-        model, outcomes, notes = _planned(model, step, environment, done_before)
+        model, outcomes, notes = _planned(model, step, environment, state)
         layers: Sequence[LayerRecord] = ()
     else:
-        rewritten = step.rewrite(model, Context(seed=environment.seed, progress=environment.progress))
+        context = Context(
+            seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before)
+        )
+        rewritten = step.rewrite(model, context)
         model, outcomes, notes, layers = rewritten.model, (), rewritten.notes, rewritten.layers
     guards.check(before, model, step.name)
     return model, Ran(step, time.perf_counter() - started, outcomes, layers, notes)
 
 
 def _planned(
-    model: Model, step: PlanningPass, environment: Environment, before: str
+    model: Model, step: PlanningPass, environment: Environment, state: _State
 ) -> tuple[Model, Sequence[Planned | Skip], tuple[str, ...]]:
     notes: list[str] = []
     limit = None
@@ -133,9 +155,10 @@ def _planned(
     while True:
         if wanted > model.opset and limit is None:
             model, limit = _at_opset(model, wanted, environment, notes)
-        model, told = _prepared(model.copy(), step, environment, before)
-        done = f"{before}, prepared for {step!r}" if told else before  # what was measured of one is not of the other
-        context, more = _context(model, step, environment, limit, done)
+        model, told = _prepared(model.copy(), step, environment, state.before)
+        # what was measured of one model is not of the other
+        done = f"{state.before}, prepared for {step!r}" if told else state.before
+        context, more = _context(model, step, environment, limit, replace(state, before=done))
         outcomes = list(step.plan(model, context))
         wanted = max((o.edit.min_opset for o in outcomes if isinstance(o, Planned)), default=1)
         if wanted <= model.opset or limit is not None:
@@ -167,7 +190,7 @@ def _at_opset(model: Model, wanted: int, environment: Environment, notes: list[s
 
 
 def _context(
-    model: Model, step: PlanningPass, environment: Environment, limit: int | None, before: str
+    model: Model, step: PlanningPass, environment: Environment, limit: int | None, state: _State
 ) -> tuple[Context, list[str]]:
     """What the pass may know, from running the model where that is wanted and possible."""
     observed: dict[str, Observed] = {}
@@ -184,10 +207,11 @@ def _context(
     table = remembered.costs(isa_class(), step.measured(model, observed), environment.progress)
     context = Context(
         observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
-        progress=environment.progress, opset_limit=limit, probe=environment.probe(model, before),
+        progress=environment.progress, opset_limit=limit, probe=environment.probe(model, state.before),
         chains=shipped(isa_class()), chained=environment.chained, noise_limit=environment.noise_limit,
+        final=state.final,
     )  # fmt: skip
-    return dataclasses.replace(context, damage=_damage(model, step, context, environment)), notes
+    return replace(context, damage=_damage(model, step, context, environment)), notes
 
 
 def _damage(model: Model, step: PlanningPass, context: Context, environment: Environment) -> dict[str, float]:

@@ -108,7 +108,8 @@ class Metric:
 class LayerRecord:
     """What was done to one weight, or why nothing was.
 
-    ``error`` is ‖W − Ŵ‖² / ‖W‖² over the weight, null when nothing changed or it was not computed.
+    ``error`` is ‖W − Ŵ‖² / ‖W‖² over the weight, null when nothing changed or it was not computed; ``sparsity`` the
+    share of zeros, null where it was not looked at.
     """
 
     name: str
@@ -120,6 +121,7 @@ class LayerRecord:
     bytes_before: int
     bytes_after: int
     error: float | None = None
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True)

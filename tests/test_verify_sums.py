@@ -57,7 +57,7 @@ def test_chunks_do_not_change_the_sums() -> None:
 def test_identical_and_empty() -> None:
     sums = Sums()
     sums.add(*flat(np.zeros(0), np.zeros(0)))
-    assert sums.figures() == (200, 1, 0)
+    assert all(map(math.isnan, sums.figures()))
     sums.add(*flat(np.ones(3), np.ones(3)))
     assert sums.figures() == (200, 1, 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxcompress.forms import blockwise, codebook, decode, dynamic, fused, gather, migrated, split
+from onnxcompress.forms import blockwise, codebook, decode, dynamic, fused, gather, migrated, sparse, split
 from onnxcompress.forms.base import Codes, Reading, Writing, codes_of, edit_source
 from onnxcompress.forms.product import product_of
 from onnxcompress.forms.stored import Stored, store
@@ -90,7 +90,9 @@ def assemble(writing: Writing, scale_dtype: np.dtype, choice: Mapping[Leaf, str]
         removed=(*source.get("removed", ()), *unread),  # type: ignore[arg-type]
         dropped=source.get("dropped", ()),  # type: ignore[arg-type]
         domains=tuple(d for r in readings for d in r.domains),
-        min_opset=max((MIN_OPSETS.get(form, 1) for form in choice.values()), default=1),
+        min_opset=max((MIN_OPSETS.get(form, 1) for form in choice.values()), default=1)
+        if writing.sparse is None
+        else sparse.MIN_OPSET,
     )
     return Assembled(edit, stored.nbytes + sum(r.nbytes for r in readings), codes)
 

@@ -82,6 +82,8 @@ class Writing:
     ``migration``: a positive factor for each input, which broadcasts against the weight as it is stored, (in, 1) or
     (1, in). The weight is stored with its inputs times that. The migrated form divides what it reads by it, the
     decoded one the weight itself when it is loaded.
+    ``keep_zeros``: weights that are zero stay so. ``sparse``: so many are other than zero, and only their codes are
+    stored, which are decoded at load.
     """
 
     model: Model
@@ -98,6 +100,8 @@ class Writing:
     floor: np.ndarray | None = None
     shift: Callable[[Writing, Quantized], np.ndarray] | None = None
     migration: np.ndarray | None = None
+    keep_zeros: bool = False
+    sparse: int | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:

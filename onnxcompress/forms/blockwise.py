@@ -20,7 +20,7 @@ import numpy as np
 
 from onnxcompress.forms import residual
 from onnxcompress.forms.base import MICROSOFT, Reading, Writing, node
-from onnxcompress.forms.decode import Chain
+from onnxcompress.forms.decoding import Chain
 from onnxcompress.forms.product import Product, features
 from onnxcompress.graph.edit import Replacement
 from onnxcompress.graph.model import Tensor
@@ -140,7 +140,7 @@ def _bytes(chain: Chain, writing: Writing, stored: Stored, found: Product, shape
     """The codes as the operator wants them, uint8 of (out, blocks, bytes of a block)."""
     grid, (out, blocks, block) = writing.grid, shape
     value = chain.add("Cast", [stored.codes.name], "cast", to=Tensor.FLOAT)
-    value = chain.unpacked(value, stored)
+    value = chain.unpacked(value, by_row=stored.by_row)
     if grid.bits == 8 and grid.symmetric:  # signed as stored
         value = chain.add("Add", [value, chain.constant("middle", np.array(128, np.float32))], "unsigned")
     if not found.transposed:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxcompress.forms.base import Codebook, Codes, Coding, Writing, not_finite
-from onnxcompress.forms.decode import Chain, finished
+from onnxcompress.forms.decode import finished
+from onnxcompress.forms.decoding import Chain
 from onnxcompress.forms.packing import pack
 from onnxcompress.graph import payload
 from onnxcompress.graph.model import Tensor

@@ -9,16 +9,15 @@ exactly the original's speed and memory. DequantizeLinear would not do: it is ke
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxcompress.forms import residual
-from onnxcompress.forms.base import Writing, edit_source, small
-from onnxcompress.forms.packing import unpacking_nodes
+from onnxcompress.forms import residual, sparse
+from onnxcompress.forms.base import Writing, edit_source
+from onnxcompress.forms.decoding import Chain
 from onnxcompress.graph.edit import Edit, NewTensor
 from onnxcompress.graph.model import Tensor
 
@@ -31,8 +30,10 @@ NAME = "decode"
 def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], list[NewTensor]]:
     """The nodes that turn stored codes into the weight under its old name, and the constants that they need."""
     chain = Chain(writing)
-    value = chain.add("Cast", [stored.codes.name], "i", to=Tensor.FLOAT)
-    value = chain.unpacked(value, stored)
+    if stored.sparse is not None:
+        value = sparse.codes(chain, stored.sparse, stored.codes.name)
+    else:
+        value = chain.unpacked(chain.add("Cast", [stored.codes.name], "i", to=Tensor.FLOAT), by_row=stored.by_row)
     value = chain.shifted(value, stored.zero_point.name if stored.zero_point else None)
     scale = stored.scale.name
     if stored.scale.data_type != Tensor.FLOAT:
@@ -69,62 +70,6 @@ def finished(chain: Chain, value: str) -> None:
         chain.add("Cast", [value], "typed", to=weight.tensor.data_type)
     # the last node takes the name of the weight, so that no reader has to change
     chain.nodes[-1].output[0] = weight.name
-
-
-class Chain:
-    """Collects nodes, one after the other, from codes to values."""
-
-    def __init__(self, writing: Writing) -> None:
-        self.writing = writing
-        self.stem = writing.weight.name
-        self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[NewTensor] = []
-
-    def add(self, op: str, inputs: list[str], word: str, **attributes: Any) -> str:
-        """One more node; returns the name of its output."""
-        output = self.writing.namer(f"{self.stem}.{word}")
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))  # unnamed: names take bytes
-        return output
-
-    def constant(self, word: str, values: np.ndarray) -> str:
-        """One more small constant; returns its name."""
-        tensor = small(self.writing.namer(f"{self.stem}.{word}"), values)
-        self.tensors.append(tensor)
-        return tensor.name
-
-    def unpacked(self, value: str, stored: Stored) -> str:
-        """Codes one by one, in the shape of the groups, from packed bytes."""
-        bits, shape = self.writing.grid.stored_bits, self.writing.groups.shape
-        if bits == 8:
-            return value
-        value = self.planes(value, bits, -1 if stored.by_row else 0)
-        if stored.by_row:
-            return value  # whole bytes to a row: its last axis is as long as it was
-        count = math.prod(shape)
-        if count % (8 // bits):  # a Gather has the same form in every opset, unlike Slice
-            value = self.add("Gather", [value, self.constant("index", np.arange(count))], "cut", axis=0)
-        return self.shaped(value, shape)
-
-    def planes(self, value: str, bits: int, axis: int) -> str:
-        """Packed bytes, cast to float, taken apart along ``axis``."""
-        nodes, tensors, value = unpacking_nodes(value, bits, axis, self.stem, self.writing.namer)
-        self.nodes += nodes
-        self.tensors += tensors
-        return value
-
-    def shifted(self, value: str, zero_point: str | None) -> str:
-        """Codes less their zero point."""
-        grid = self.writing.grid
-        if zero_point is not None:
-            return self.add("Sub", [value, self.add("Cast", [zero_point], "zi", to=Tensor.FLOAT)], "d")
-        if grid.bits < 8:
-            zero = np.array(grid.offset + grid.middle, np.float32)
-            return self.add("Sub", [value, self.constant("zero", zero)], "d")
-        return value
-
-    def shaped(self, value: str, wanted: tuple[int, ...]) -> str:
-        """The same values in another shape."""
-        return self.add("Reshape", [value, self.constant("dims", np.array(wanted, np.int64))], "r")
 
 
 def write_float(writing: Writing, data_type: int) -> Edit:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxcompress.forms.base import Reading, Writing
-from onnxcompress.forms.decode import Chain
+from onnxcompress.forms.decoding import Chain
 from onnxcompress.graph.edit import Replacement
 from onnxcompress.graph.model import Tensor
 from onnxcompress.graph.scopes import attribute_value
@@ -46,7 +46,7 @@ def lookup(writing: Writing, stored: Stored, leaf: Leaf) -> Reading:
     chain = Chain(writing)
     rows = chain.add("Gather", [stored.codes.name, index], "rows", axis=0)
     value = chain.add("Cast", [rows], "cast", to=Tensor.FLOAT)
-    value = chain.unpacked(value, stored)
+    value = chain.unpacked(value, by_row=stored.by_row)
     zero = None
     if stored.zero_point is not None:
         zero = chain.add("Gather", [stored.zero_point.name, index], "zero_rows", axis=0)

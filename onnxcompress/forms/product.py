@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms.decode import Chain
+from onnxcompress.forms.decoding import Chain
 from onnxcompress.graph.layers import Leaf, output_axes
 from onnxcompress.graph.model import Tensor
 from onnxcompress.graph.scopes import attribute_value

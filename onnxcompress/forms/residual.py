@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnxcompress.forms.base import Writing
-    from onnxcompress.forms.decode import Chain
+    from onnxcompress.forms.decoding import Chain
     from onnxcompress.forms.stored import Stored
     from onnxcompress.graph.edit import NewTensor
 

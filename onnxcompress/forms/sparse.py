@@ -20,7 +20,7 @@ import numpy as np
 from onnx import helper
 
 from onnxcompress.forms.base import Codes, Writing, edit_source
-from onnxcompress.forms.decode import Chain, finished
+from onnxcompress.forms.decoding import Chain
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Tensor
 
@@ -34,7 +34,7 @@ NAME = "sparse"
 MIN_OPSET = 11
 _LANES = 128  # weights of a column
 _BITWISE = 18  # opset of BitwiseAnd
-_NODES = 900  # bytes of the nodes and small constants, roughly
+_NODES, _OLD_NODES = 1000, 2500  # bytes of the nodes and small constants, roughly; before opset 18
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ class Kept:
     error: float | None = None
 
 
-def nbytes(count: int, kept: int, bits: float) -> int:
-    """Bytes of a weight of which so many values stay, of so many bits each."""
-    return -(-count // _LANES) * (_LANES // 8) + math.ceil((kept + 1) * bits / 8) + _NODES
+def nbytes(count: int, kept: int, bits: float, opset: int = _BITWISE) -> int:
+    """Bytes of a weight of which so many values stay, of so many bits each, with its nodes."""
+    nodes = _NODES if opset >= _BITWISE else _OLD_NODES
+    return -(-count // _LANES) * (_LANES // 8) + math.ceil((kept + 1) * bits / 8) + nodes
 
 
 def mask_of(flat: np.ndarray) -> np.ndarray:
@@ -126,27 +127,40 @@ def expanded(chain: Chain, sparse: Sparse, values: str) -> str:
     return found
 
 
+def codes(chain: Chain, sparse: Sparse, stored: str) -> str:
+    """Codes of few or of eight bits as floats, in the shape of the groups, from the name of those that are stored."""
+    grid, shape = chain.writing.grid, chain.writing.groups.shape
+    if grid.bits == 8:
+        value = expanded(chain, sparse, stored)
+        return chain.shaped(chain.add("Cast", [value], "i", to=Tensor.FLOAT), shape)
+    values = chain.planes(chain.add("Cast", [stored], "i", to=Tensor.FLOAT), grid.stored_bits, 0)
+    return chain.shaped(expanded(chain, sparse, values), shape)
+
+
 def write(writing: Writing, kept: int, data_type: int, solve: Callable[[], Kept]) -> tuple[Edit, int, Codes]:
     """The edit that stores the values that stay of a weight as floats, the bytes of its tensors, and what is computed.
 
     Args:
         writing: the weight; its grid and groups do not count.
         kept: values that may be other than zero.
-        data_type: in which values are stored, float32 or float16.
+        data_type: in which values are stored, that of the weight or a shorter one.
         solve: the weight as it will be, in the order in which it is stored.
     """
     weight = writing.weight
     codes = Codes(solve)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
-    sparse = store_mask(writing, codes, lambda found: found.values.astype(dtype))
+    sparse = store_mask(writing, codes, lambda found: found.values.astype(dtype).ravel())
     values = codes.stored(
-        writing.namer(f"{weight.name}.v"), dtype, (kept + 1,), lambda found: values_of(found.values.astype(dtype), kept)
+        writing.namer(f"{weight.name}.v"),
+        dtype,
+        (kept + 1,),
+        lambda found: values_of(found.values.astype(dtype).ravel(), kept),
     )
     chain = Chain(writing)
-    value = chain.shaped(expanded(chain, sparse, values.name), weight.dims)
-    if data_type != Tensor.FLOAT:
-        value = chain.add("Cast", [value], "w", to=Tensor.FLOAT)
-    finished(chain, value)
+    chain.shaped(expanded(chain, sparse, values.name), weight.dims)
+    if data_type != weight.tensor.data_type:
+        chain.add("Cast", [chain.nodes[-1].output[0]], "w", to=weight.tensor.data_type)
+    chain.nodes[-1].output[0] = weight.name  # so that no reader has to change
     tensors = (sparse.mask, values, *chain.tensors)
     edit = Edit(weight.scope, tensors, tuple(chain.nodes), min_opset=MIN_OPSET, **edit_source(weight))  # type: ignore[arg-type]
     stored = sparse.mask.dims[0] * sparse.mask.dims[1] + (kept + 1) * dtype.itemsize

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms import residual
+from onnxcompress.forms import residual, sparse
 from onnxcompress.forms.packing import pack, packed_length
 from onnxcompress.graph import payload
 from onnxcompress.solvers.grid import Quantized
 
 if TYPE_CHECKING:
     from onnxcompress.forms.base import Codes, Writing
+    from onnxcompress.forms.sparse import Sparse
     from onnxcompress.graph.edit import NewTensor
 
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class Stored:
     """The tensors of a quantized weight. ``by_row``: codes are packed within rows, else over the whole tensor.
 
-    ``factors``: those of a residual.
+    ``factors``: those of a residual; ``sparse``: where codes stand, if only some are stored.
     """
 
     codes: NewTensor
@@ -35,11 +36,16 @@ class Stored:
     zero_point: NewTensor | None
     by_row: bool
     factors: tuple[NewTensor, ...] = ()
+    sparse: Sparse | None = None
 
     @property
     def tensors(self) -> tuple[NewTensor, ...]:
         """All of them."""
-        return tuple(t for t in (self.codes, self.scale, self.zero_point, *self.factors) if t is not None)
+        return tuple(t for t in (self.codes, self.scale, self.zero_point, *self.factors, self._mask) if t is not None)
+
+    @property
+    def _mask(self) -> NewTensor | None:
+        return None if self.sparse is None else self.sparse.mask
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +57,11 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
     """The tensors that hold codes, scales and zero points."""
     grid, groups, stem, namer = writing.grid, writing.groups, writing.weight.name, writing.namer
     name = namer(f"{stem}.q")
-    if grid.bits == 8:
+    where = None
+    if writing.sparse is not None:
+        where = sparse.store_mask(writing, codes, lambda q: q.codes.ravel())
+        stored = _kept(writing, codes, name, writing.sparse)
+    elif grid.bits == 8:
         stored = codes.stored(name, grid.dtype, groups.shape, lambda q: q.codes)
     else:
         rows, last = (groups.shape[:-1], groups.shape[-1]) if by_row else ((), math.prod(groups.shape))
@@ -66,4 +76,16 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
     if not grid.symmetric:
         kind = scale_dtype if grid.bits == 1 else np.dtype(np.uint8)
         zero = codes.stored(namer(f"{stem}.z"), kind, groups.scale_shape, Quantized.zeros)
-    return Stored(stored, scale, zero, by_row, residual.store(writing))
+    return Stored(stored, scale, zero, by_row, residual.store(writing), where)
+
+
+def _kept(writing: Writing, codes: Codes, name: str, count: int) -> NewTensor:
+    """The codes that are not zero, after a zero, packed where they have few bits."""
+    grid = writing.grid
+    if grid.bits == 8:
+        return codes.stored(name, grid.dtype, (count + 1,), lambda q: sparse.values_of(q.codes.ravel(), count))
+    dims, offset = (packed_length(count + 1, grid.stored_bits),), grid.offset
+    return codes.stored(
+        name, np.dtype(np.uint8), dims,
+        lambda q: pack(sparse.values_of(q.codes.ravel().astype(np.int16), count, offset), grid.stored_bits),
+    )  # fmt: skip

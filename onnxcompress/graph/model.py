@@ -18,6 +18,7 @@ from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.graph import external
 from onnxcompress.graph.interface import unknown_type
 from onnxcompress.graph.payload import Computed, FileRange, Payload, stored_bytes
+from onnxcompress.graph.scratch import ScratchFolder
 from onnxcompress.graph.wire import LARGE, PAYLOAD_KEY, cut
 
 if TYPE_CHECKING:
@@ -36,6 +37,17 @@ class Model:
         self.proto = proto
         self.path = path
         self._payloads: dict[str, Payload] = {}
+        self._folder: ScratchFolder | None = None  # that it lies in, and its copies as well
+
+    @classmethod
+    def scratch(cls, write: Callable[[Path], None]) -> Model:
+        """Have a model written to a folder that goes with it and the last of its copies, and open it."""
+        folder = ScratchFolder()
+        path = folder.path / "model.onnx"
+        write(path)
+        model = cls.open(path)
+        model._folder = folder
+        return model
 
     @classmethod
     def open(cls, path: Path) -> Model:
@@ -190,6 +202,7 @@ class Model:
         twin = Model(onnx.ModelProto(), self.path)
         twin.proto.CopyFrom(self.proto)
         twin._payloads = dict(self._payloads)
+        twin._folder = self._folder
         return twin
 
     def adopt(self, proto: onnx.ModelProto) -> None:

@@ -52,7 +52,9 @@ def spare(model: Model, drafts: Sequence[Draft], saved: int = 0) -> int:
     whole = writer.serialized_size(model)
     weights = sum(d.original_nbytes for d in drafts)
     base = whole - saved - weights + sum(d.nbytes + _NODES for d in drafts)
-    return max(int(_AIM * whole) - base, 0)
+    # weights with zeros take less than a byte each, and are not to grow back to that
+    most = int((_AIM / 0.25 - 1) * sum(d.nbytes for d in drafts))
+    return max(min(int(_AIM * whole) - base, most), 0)
 
 
 def ladder(grouping: Grouping, draft: Draft) -> Ladder:

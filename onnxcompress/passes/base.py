@@ -43,8 +43,8 @@ class Context:
     operator set; without ``fast_forms`` every weight is decoded at load. ``probe`` runs the model on real data, and is
     None where there are none; ``chains`` is what operators cost on static integers, None
     where that was not measured, and ``chained`` whether they may be put on them. ``noise_limit`` is the noise-to-signal
-    ratio that may be left at the outputs. ``notebook`` is a pass's own, to keep what it need not find
-    twice; ``notes`` are sentences for the report.
+    ratio that may be left at the outputs; ``final`` is false where another step will work on the
+    weights. ``notebook`` is a pass's own, to keep what it need not find twice; ``notes`` are sentences for the report.
     """
 
     observed: Mapping[str, Observed] = field(default_factory=dict)
@@ -58,6 +58,7 @@ class Context:
     chains: ChainCosts | None = None
     chained: bool = True
     noise_limit: float = NOISE_LIMIT
+    final: bool = True
     notebook: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -143,7 +144,7 @@ def register(kind: _Kind) -> _Kind:
 
 def passes() -> dict[str, type]:
     """All passes by name: those of this package and those that other packages bring."""
-    from onnxcompress.passes import quantize, simplify  # noqa: F401 - registration is their import
+    from onnxcompress.passes import prune, quantize, simplify  # noqa: F401 - registration is their import
 
     for entry in metadata.entry_points(group="onnxcompress.passes"):
         if entry.name not in _registry:

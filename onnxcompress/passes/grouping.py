@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms import decode, migrated, split
+from onnxcompress.forms import decode, migrated, sparse, split
 from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.product import product
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BLOCK = {8: 0, 4: 32, 3: 32, 2: 16, 1: 32}
 _MANY_MEMBERS = 4096  # groups from this on have scales that do not count
+_MANY_ZEROS = 0.05  # of a weight, that hardly come of chance
+_SPARSE = 0.85  # of the bytes of all codes, that those of the values which are not zero may take with their places
 _FEW_SCALES = 50  # below, the Cast that float16 takes costs more than it saves
 
 
@@ -58,6 +60,10 @@ class Draft:
         if known is not None:
             return known
         elements, grid = writing.weight.elements, writing.grid
+        if writing.sparse is not None:
+            scales = elements // max(writing.groups.members, 1)
+            opset = writing.model.opset
+            return sparse.nbytes(elements, writing.sparse, grid.stored_bits, opset) + scales * itemsize
         scales = elements // max(writing.groups.members, 1)
         zeros = 0 if grid.symmetric else scales * (itemsize if grid.bits == 1 else 1)
         factors = 0
@@ -122,7 +128,8 @@ class Grouping:
     """What options say of groups. ``block_size`` None: as needed; 0: whole channels. ``solve``: as for `Writing`.
 
     ``enriching``: what a weight gets besides codes, or in their place. ``favour``: factors for the inputs of a weight
-    of few bits, as for ``Writing.migration``, or None where they gain nothing.
+    of few bits, as for ``Writing.migration``, or None where they gain nothing. ``zeros`` remembers how many values of
+    a weight are none.
     """
 
     grid: Grid
@@ -132,6 +139,7 @@ class Grouping:
     solve: Solve | None = None
     enriching: Enriching = field(default_factory=functools.partial(Enriching, 8))
     favour: Callable[[Writing], np.ndarray | None] | None = None
+    zeros: dict[str, int] = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
@@ -155,7 +163,11 @@ class Grouping:
 
     def redrafted(self, draft: Draft, writing: Writing, peak: float | None) -> Draft:
         """The same weight written otherwise; ``peak`` is its largest magnitude."""
-        writing = self.enriching(writing)
+        writing = self._with_zeros(self.enriching(writing))
+        if writing.sparse is not None:
+            return Draft(
+                writing, draft.own, dict.fromkeys(writing.weight.leaves, decode.NAME), _scale_dtype(writing, peak)
+            )
         choice = self.chooser.choose(writing)
         factors = self.chooser.migration(writing, choice)
         if factors is not None:
@@ -167,6 +179,23 @@ class Grouping:
         if wide:
             writing, choice = dataclasses.replace(writing, outliers=wide), dict.fromkeys(choice, split.NAME)
         return Draft(writing, draft.own, choice, _scale_dtype(writing, peak))
+
+    def _with_zeros(self, writing: Writing) -> Writing:
+        """A weight with zeros, which stay zeros; codes of the others alone are stored, if that takes fewer bytes."""
+        grid, elements, limit = writing.grid, writing.weight.elements, self.chooser.context.opset_limit
+        if grid.bits == 1 or self.enriching.asked or writing.keep_zeros:
+            return writing
+        label = writing.weight.label
+        if label not in self.zeros:
+            self.zeros[label] = elements - int(np.count_nonzero(writing.values()))
+        if self.zeros[label] < _MANY_ZEROS * elements:
+            return writing
+        writing = dataclasses.replace(writing, keep_zeros=True, keep_sums=False)
+        left, bits = elements - self.zeros[label], grid.stored_bits
+        if not grid.symmetric or (limit is not None and limit < sparse.MIN_OPSET):
+            return writing
+        small = sparse.nbytes(elements, left, bits, writing.model.opset) < _SPARSE * elements * bits / 8
+        return dataclasses.replace(writing, sparse=left) if small else writing
 
     def _favoured(self, writing: Writing) -> np.ndarray | None:
         if self.favour is None or writing.residual is not None or writing.codebook is not None:

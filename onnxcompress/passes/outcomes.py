@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from onnxcompress.forms import decode
+import numpy as np
+
+from onnxcompress.forms import decode, sparse
 from onnxcompress.forms.assemble import Assembled, assemble
 from onnxcompress.forms.base import Writing, float_name, not_finite
 from onnxcompress.graph.model import Model, Tensor
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from onnxcompress.graph.layers import Weight
 
 
+_SPARSE = 0.85  # of its bytes, that a weight with zeros has to take less than to be stored without them
+
+
 def shorter_float(model: Model, weight: Weight, namer: Namer, kind: int) -> Planned | Skip:
     """A weight in a shorter float type."""
     before, after = model.nbytes(weight.tensor), stored_bytes(kind, weight.dims)
@@ -35,6 +40,11 @@ def shorter_float(model: Model, weight: Weight, namer: Namer, kind: int) -> Plan
         raise not_finite(weight)
     if kind == Tensor.FLOAT16 and not fits_float16(peak):
         return Skip(skipped(model, weight, "its values exceed the range of float16"))
+    left = int(np.count_nonzero(writing.values()))
+    if sparse.nbytes(weight.elements, left, 16, model.opset) < _SPARSE * after and kind == Tensor.FLOAT16:
+        edit, after, _ = sparse.write(writing, left, kind, lambda: sparse.Kept(writing.values()))
+        record = LayerRecord(weight.label, weight.op, "done", None, f"{name}+{sparse.NAME}", 16, before, after)
+        return Planned(record, edit, lambda: None)
     edit = decode.write_float(writing, kind)
     return Planned(LayerRecord(weight.label, weight.op, "done", None, name, 16, before, after), edit, lambda: None)
 
@@ -44,6 +54,8 @@ def coded(draft: Draft, before: int) -> Planned:
     weight = draft.writing.weight
     made = assemble(draft.writing, draft.scale_dtype, draft.choice)
     form = "+".join(sorted(set(draft.choice.values())))
+    if draft.writing.sparse is not None:
+        form = f"{form}+{sparse.NAME}"
     record = LayerRecord(weight.label, weight.op, "done", None, form, draft.bits, before, made.nbytes)
     return Planned(record, made.edit, _error_of(made))
 

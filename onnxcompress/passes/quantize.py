@@ -286,4 +286,5 @@ class Quantize:
         kept = context.notebook.setdefault("codes", {})
         solve = None if found.solve is None else Kept(found.solve, kept)
         favour = None if found.rounding is None else found.rounding.favour
-        return Grouping(self._grid, self.block_size, self.per_tensor, chooser, solve, enriching, favour)
+        zeros = context.notebook.setdefault("zeros", {})
+        return Grouping(self._grid, self.block_size, self.per_tensor, chooser, solve, enriching, favour, zeros)

@@ -75,16 +75,20 @@ def shrunk(H: Array, positions: int) -> Array:
 
 
 def round_rows(
-    W: Array, H: Array, grid: Grid, groups: Groups, dtype: np.dtype | None, floor: Array | None = None
-) -> Quantized:
-    """The codes of rows (out, in) in the metric of H; ``floor``: least scales, one for each row or for all."""
+    W: Array, H: Array, grid: Grid, groups: Groups, dtype: np.dtype | None, floor: Array | None = None,
+    kept: Array | None = None,
+) -> Quantized:  # fmt: skip
+    """The codes of rows (out, in) in the metric of H; ``floor``: least scales, one for each row or for all.
+
+    ``kept``: where weights may be other than zero.
+    """
     scale, zero = weighted_scales(W, np.maximum(np.diagonal(H, axis1=-2, axis2=-1), 0), grid, groups, dtype)
     if floor is not None:
         least = floor.reshape(-1) if groups.scale_shape[0] > 1 else floor.max()
         scale = np.maximum(scale, np.reshape(least, (-1, *[1] * (scale.ndim - 1)))).astype(scale.dtype)
-    found = feedback(W, H, grid, groups, dtype, scales=(scale, zero))
+    found = feedback(W, H, grid, groups, dtype, scales=(scale, zero), kept=kept)
     if grid.bits < 8 or W.shape[1] <= _SMALL_KERNEL:
-        found = descent(W, H, found, grid, groups)
+        found = descent(W, H, found, grid, groups, kept=kept)
     return found
 
 
@@ -114,8 +118,9 @@ class Rounding:
             return None
         rows, H = metric
         W = rows.matrix(values)
-        found = round_rows(W, H, writing.grid, rows.groups, dtype, writing.floor)
-        if self.learn:
+        kept = W != 0 if writing.keep_zeros else None
+        found = round_rows(W, H, writing.grid, rows.groups, dtype, writing.floor, kept)
+        if self.learn and kept is None:
             found = learned(W, H, found, writing.grid, rows.groups)
         return rows.to_stored(found)
 

@@ -41,6 +41,7 @@ def descent(
     *,
     sweeps: int = 4,
     rescale: bool = True,
+    kept: Array | None = None,
 ) -> Quantized:
     """Improve codes, and scales, until nothing changes or for a number of sweeps; never worse in the metric of H.
 
@@ -52,6 +53,7 @@ def descent(
         groups: its groups: rows, blocks of rows, or all weights.
         sweeps: how often each code is visited at most.
         rescale: whether scales are changed too, after each sweep but the last.
+        kept: where codes (out, in) may change, bool; everywhere unless given.
 
     Raises:
         ValueError: a value is not finite, or the shapes do not fit.
@@ -65,7 +67,8 @@ def descent(
     for first in range(0, W3.shape[1], step):
         rows = slice(first, first + step)
         parts = [np.array(a[:, rows].transpose(0, 2, 1), np.float32) for a in (W3, codes)]
-        state = _State(parts[1], scale[:, :, rows].copy(), zero[:, :, rows], parts[0] * 0)
+        some = None if kept is None else kept.reshape(W3.shape)[:, rows].transpose(0, 2, 1)
+        state = _State(parts[1], scale[:, :, rows].copy(), zero[:, :, rows], parts[0] * 0, some)
         state.begin(parts[0], H32)
         for sweep in range(sweeps):
             changed = state.sweep(H32, grid)
@@ -121,6 +124,7 @@ class _State:
     scale: Array
     zero: Array
     G: Array
+    kept: Array | None = None
 
     def begin(self, W: Array, H: Array) -> None:
         """G from scratch, so that rounding does not add up over the sweeps."""
@@ -153,6 +157,8 @@ class _State:
             best = old + slope * (inverse[:, j, None] / scale)
             new = np.clip(np.rint(best), grid.low, grid.high)
             new = np.where(np.abs(best - old) - np.abs(best - new) > _LEAST, new, old)
+            if self.kept is not None:
+                new = np.where(self.kept[:, j], new, old)
             np.multiply(new - old, scale, out=D[:, k])
             self.codes[:, j] = new
         return D

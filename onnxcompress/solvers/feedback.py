@@ -41,6 +41,7 @@ def feedback(
     *,
     damping: float = 0.01,
     scales: tuple[Array, Array | None] | None = None,
+    kept: Array | None = None,
 ) -> Quantized:
     """Round weights to a grid with error feedback; a row that it makes worse in the metric of H is rounded to nearest.
 
@@ -52,6 +53,7 @@ def feedback(
         scale_dtype: type in which scales are stored; codes are found for the scales as stored.
         damping: part of the mean of diag(H) that is added to it; raised where H is too ill-conditioned.
         scales: scales and zero points in ``groups.scale_shape``, found by `weighted_scales` unless given.
+        kept: where weights (out, in) may be other than zero, bool; all unless given.
 
     Raises:
         ValueError: a value is not finite, or the shapes do not fit.
@@ -69,7 +71,8 @@ def feedback(
     C = Q.reshape(W3.shape)
     for start in range(0, W3.shape[1], _ROWS):
         rows = slice(start, start + _ROWS)
-        codes, E = _solve(W3[:, rows], M, order, (steps[0][:, :, rows], steps[1][:, :, rows]), grid)
+        some = None if kept is None else kept.reshape(W3.shape)[:, rows]
+        codes, E = _solve(W3[:, rows], M, order, (steps[0][:, :, rows], steps[1][:, :, rows]), grid, some)
         better = row_errors(E, H3) < plain[:, rows]
         C[:, rows] = np.where(better[:, :, None], codes, C[:, rows])
     return assembled(W, Q, scale, zero, grid, groups)
@@ -125,15 +128,18 @@ def ordered_inputs(values: Array, order: Array) -> Array:
     return np.take_along_axis(values, order[:, :, None], 1) if len(order) > 1 else values[:, order[0]]
 
 
-def _solve(W: Array, M: Array, order: Array, steps: tuple[Array, Array], grid: Grid) -> tuple[Array, Array]:
+def _solve(
+    W: Array, M: Array, order: Array, steps: tuple[Array, Array], grid: Grid, kept: Array | None = None
+) -> tuple[Array, Array]:
     """Codes (groups, rows, in), float32, and the errors W−Ŵ that they leave."""
     T = ordered_inputs(W.transpose(0, 2, 1), order)
     scale, zero = (ordered_inputs(values, order) for values in steps)
     E, C = T.copy(), np.empty_like(T)
     prepared = (scale, np.float32(1) / scale, zero)
+    seen = None if kept is None else ordered_inputs(kept.transpose(0, 2, 1), order)
 
     def leaf(low: int, high: int) -> None:
-        _leaf(T, E, C, M, prepared, grid, range(low, high))
+        _leaf(T, E, C, M, prepared, grid, range(low, high), seen)
 
     halves(T, E, M, leaf, range(T.shape[1]), _LEAF)
     back = np.argsort(order, axis=1)
@@ -163,8 +169,9 @@ def halves(T: Array, E: Array, M: Array, leaf: Callable[[int, int], None], colum
 
 
 def _leaf(
-    T: Array, E: Array, C: Array, M: Array, steps: tuple[Array, Array, Array], grid: Grid, columns: range
-) -> None:
+    T: Array, E: Array, C: Array, M: Array, steps: tuple[Array, Array, Array], grid: Grid, columns: range,
+    kept: Array | None,
+) -> None:  # fmt: skip
     """Round a few inputs one by one: codes into C, and E, which holds the weights, becomes the errors."""
     low, last = columns.start, steps[0].shape[1] - 1
     least, most = np.float32(grid.low), np.float32(grid.high)
@@ -178,4 +185,6 @@ def _leaf(
         np.rint(codes, out=codes)
         np.maximum(codes, least, out=codes)
         np.minimum(codes, most, out=codes)
+        if kept is not None:
+            np.copyto(codes, zero, where=~kept[:, j])
         E[:, j] -= (codes - zero) * scale

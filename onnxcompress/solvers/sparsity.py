@@ -53,7 +53,7 @@ def pruned(W: Array, H: Array, pattern: Pattern, zeros: int, *, damping: float =
         ValueError: a value is not finite, or the shapes do not fit.
     """
     W3, H3 = stacked(W, H)
-    plain = pattern.support(_seen(W3, H3).reshape(W.shape), zeros).reshape(W3.shape)
+    plain = pattern.support(simple_scores(W3, H3).reshape(W.shape), zeros).reshape(W3.shape)
     own = (~plain).sum(axis=(1, 2))
     supports = [plain]
     if np.isfinite(H3).all() and (np.diagonal(H3, axis1=1, axis2=2) > 0).any():
@@ -65,8 +65,13 @@ def pruned(W: Array, H: Array, pattern: Pattern, zeros: int, *, damping: float =
     return min(found, key=lambda X: float(row_errors(W3 - X, H3).sum())).reshape(W.shape)
 
 
-def _seen(W: Array, H: Array) -> Array:
-    """What a weight does to the output by itself, w² Hⱼⱼ (Wanda: Sun et al. 2023, arXiv 2306.11695)."""
+def simple_scores(W: Array, H: Array) -> Array:
+    """What a weight does to the output by itself, w² Hⱼⱼ (Wanda: Sun et al. 2023, arXiv 2306.11695).
+
+    Args:
+        W: weights (groups, rows, in).
+        H: Gram matrices (groups, in, in).
+    """
     power = np.maximum(np.diagonal(H, axis1=1, axis2=2), 0).astype(np.float32)
     score: Array = np.square(W) * (power + _LEAST * max(float(power.mean()), 1e-30))[:, None, :]
     return score

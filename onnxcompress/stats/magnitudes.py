@@ -23,7 +23,7 @@ def without_masks(x: np.ndarray) -> np.ndarray:
 
     Such as the −1e38 that masks add to scores: beside them everything else would seem exact.
     """
-    if x.dtype.kind != "f" or not x.size:
+    if x.dtype.kind != "f" or x.dtype.itemsize < 4 or not x.size:
         return x
     with np.errstate(invalid="ignore"):
         huge = np.abs(x) >= _MASK

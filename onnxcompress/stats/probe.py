@@ -15,12 +15,14 @@ from onnxcompress.stats.activations import observe
 from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.extremes import Extremes, extremes
 from onnxcompress.stats.features import Features, features
+from onnxcompress.stats.lookups import lookups
 from onnxcompress.stats.masks import padding_mask
 from onnxcompress.stats.whatif import Treated, WhatIf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
     import onnx
 
     from onnxcompress.data.dataset import Dataset, Feeds
@@ -70,6 +72,10 @@ class Probe:
     def features(self, model: Model, values: Mapping[str, tuple[int, int]]) -> dict[str, Features]:
         """What each feature of values does over the data; values with their rank and the axis of their features."""
         return features(model, values, self._learned.take(_MOST_CALLS), threads=self.threads)
+
+    def lookups(self, model: Model, indices: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """How often rows of tables are looked up over the data: integer values, with the rows that they choose from."""
+        return lookups(model, indices, self._learned.take(_MOST_CALLS), threads=self.threads)
 
     def archive(self, model: Model, nodes: Sequence[onnx.NodeProto]) -> Archive:
         """What layers see, from as many calls as take bearable time."""

@@ -1,0 +1,75 @@
+"""Constant nodes, one after the other, from what is stored of a weight to its values."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import helper
+
+from onnxcompress.forms.base import small
+from onnxcompress.forms.packing import unpacking_nodes
+from onnxcompress.graph.model import Tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxcompress.forms.base import Writing
+    from onnxcompress.graph.edit import NewTensor
+
+
+class Chain:
+    """Collects nodes, one after the other, from codes to values."""
+
+    def __init__(self, writing: Writing) -> None:
+        self.writing = writing
+        self.stem = writing.weight.name
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[NewTensor] = []
+
+    def add(self, op: str, inputs: list[str], word: str, **attributes: Any) -> str:
+        """One more node; returns the name of its output."""
+        output = self.writing.namer(f"{self.stem}.{word}")
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))  # unnamed: names take bytes
+        return output
+
+    def constant(self, word: str, values: np.ndarray) -> str:
+        """One more small constant; returns its name."""
+        tensor = small(self.writing.namer(f"{self.stem}.{word}"), values)
+        self.tensors.append(tensor)
+        return tensor.name
+
+    def unpacked(self, value: str, *, by_row: bool) -> str:
+        """Codes one by one, in the shape of the groups, from packed bytes."""
+        bits, shape = self.writing.grid.stored_bits, self.writing.groups.shape
+        if bits == 8:
+            return value
+        value = self.planes(value, bits, -1 if by_row else 0)
+        if by_row:
+            return value  # whole bytes to a row: its last axis is as long as it was
+        count = math.prod(shape)
+        if count % (8 // bits):  # a Gather has the same form in every opset, unlike Slice
+            value = self.add("Gather", [value, self.constant("index", np.arange(count))], "cut", axis=0)
+        return self.shaped(value, shape)
+
+    def planes(self, value: str, bits: int, axis: int) -> str:
+        """Packed bytes, cast to float, taken apart along ``axis``."""
+        nodes, tensors, value = unpacking_nodes(value, bits, axis, self.stem, self.writing.namer)
+        self.nodes += nodes
+        self.tensors += tensors
+        return value
+
+    def shifted(self, value: str, zero_point: str | None) -> str:
+        """Codes less their zero point."""
+        grid = self.writing.grid
+        if zero_point is not None:
+            return self.add("Sub", [value, self.add("Cast", [zero_point], "zi", to=Tensor.FLOAT)], "d")
+        if grid.bits < 8:
+            zero = np.array(grid.offset + grid.middle, np.float32)
+            return self.add("Sub", [value, self.constant("zero", zero)], "d")
+        return value
+
+    def shaped(self, value: str, wanted: tuple[int, ...]) -> str:
+        """The same values in another shape."""
+        return self.add("Reshape", [value, self.constant("dims", np.array(wanted, np.int64))], "r")

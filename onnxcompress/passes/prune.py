@@ -1,0 +1,208 @@
+"""Pruning of weights: those that matter least go to zero, the others take over, and only they are stored.
+
+    minimise  tr((W−Ŵ) H (W−Ŵ)ᵀ)   subject to   Ŵ on a sparse support,   H = E[x xᵀ]
+
+With data the support and the values on it are solved together (`solvers.sparsity`); without, weights go by their size.
+How many go of each tensor is decided by what that does to the outputs, unless all are to lose the same share, or one
+threshold decides. Tensors are stored as the bits of their support and the values that stay, and put together again when
+the model is loaded (`forms.sparse`): a smaller file at the original's speed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from onnx import helper
+from pydantic.dataclasses import dataclass
+
+from onnxcompress.errors import UsageError
+from onnxcompress.forms import sparse
+from onnxcompress.forms.base import Codes, edit_source
+from onnxcompress.graph.edit import Edit
+from onnxcompress.graph.model import Model, Tensor
+from onnxcompress.passes.base import Context, Planned, Skip, register
+from onnxcompress.passes.outcomes import skipped
+from onnxcompress.passes.sparse_work import Work
+from onnxcompress.passes.sparsities import by_damage, by_threshold
+from onnxcompress.report import LayerRecord
+from onnxcompress.solvers.supports import Pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from onnxcompress.graph.layers import Weight
+    from onnxcompress.progress import Progress
+    from onnxcompress.stats.activations import Observed
+    from onnxcompress.stats.probe import Probe
+
+Array = np.ndarray
+Importance = Literal["auto", "magnitude", "activation", "hessian"]
+Allocation = Literal["damage", "uniform", "global"]
+DENSE = "dense"
+_DEFAULT = 0.5
+_GATHERED = (Tensor.FLOAT, Tensor.FLOAT16, Tensor.DOUBLE)
+_WORTH = 0.97  # of its bytes, that a weight has to shrink below to be stored sparse
+_ON_TRIAL = 1 << 30  # bytes of weights, which are all in memory then
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Set the weights to zero that matter least, and store only the others."""
+
+    name: ClassVar[str] = "prune"
+
+    sparsity: float | None = field(
+        default=None, metadata={"help": "Share of the weights that go, from 0 to below 1; default 0.5."}
+    )
+    allocation: Allocation = field(
+        default="damage",
+        metadata={"help": "How many go of each tensor: by what the outputs lose, the same share, or one threshold."},
+    )
+    threshold: float | None = field(
+        default=None, metadata={"help": "In place of a share: weights of a smaller magnitude go."}
+    )
+    pattern: str = field(
+        default="unstructured", metadata={"help": "Where zeros stand: unstructured, N:M such as 2:4, or 'block RxC'."}
+    )
+    importance: Importance = field(
+        default="auto",
+        metadata={"help": "What a weight counts: magnitude, times its input, or what the others cannot take over."},
+    )
+    form: Literal["packed", "dense"] = field(
+        default="packed", metadata={"help": "Store what stays, put together at load; or zeros where they are."}
+    )
+    include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
+    exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
+
+    def __post_init__(self) -> None:
+        """Refuse combinations that mean nothing."""
+        try:
+            pattern = Pattern.of(self.pattern)
+        except ValueError as error:
+            raise UsageError(str(error), "Choose another --pattern.") from error
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise UsageError(f"a sparsity of {self.sparsity:g} cannot be had", "Give a share between 0 and 1, as 0.5.")
+        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise UsageError("the threshold must be above zero", "Give a magnitude such as 0.01.")
+        if self.threshold is not None and self.sparsity is not None:
+            raise UsageError("--threshold and --sparsity exclude each other", "Leave one of them out.")
+        if pattern.ratio is not None and (self.sparsity is not None or self.threshold is not None):
+            raise UsageError(f"--pattern {self.pattern} says already how many weights go", "Leave out the other.")
+
+    @property
+    def tag(self) -> str:
+        """``sparse50``, ``sparse2of4``, ``sparse``."""
+        ratio = Pattern.of(self.pattern).ratio
+        if ratio is not None:
+            return f"sparse{ratio[0]}of{ratio[1]}"
+        return "sparse" if self.threshold is not None else f"sparse{100 * self._share:g}"
+
+    @property
+    def _share(self) -> float:
+        return _DEFAULT if self.sparsity is None else self.sparsity
+
+    @property
+    def _by_damage(self) -> bool:
+        return self.allocation == "damage" and self.threshold is None and Pattern.of(self.pattern).ratio is None
+
+    def wanted_opset(self, model: Model, *, real: bool) -> int:  # noqa: ARG002 - what every pass is asked
+        """None in particular."""
+        return 1
+
+    def prepared(self, model: Model, probe: Probe, progress: Progress) -> tuple[Model, tuple[str, ...]]:  # noqa: ARG002
+        """As it is."""
+        return model, ()
+
+    def watched(self, model: Model) -> Sequence[str]:  # noqa: ARG002
+        """Nothing besides what layers see."""
+        return ()
+
+    def measured(self, model: Model, observed: Mapping[str, Observed]) -> Sequence[tuple[int, int, int]]:  # noqa: ARG002
+        """No products: what is pruned runs as it did."""
+        return ()
+
+    def trials(self, model: Model, context: Context) -> Mapping[str, Callable[[], Array]]:
+        """The weights of the main graph with zeros put in."""
+        if not self._by_damage:
+            return {}
+        work = self._work(model, context)
+        main = [w for w in work.fit if w.scope is work.scopes.main and w.constant is None]
+        if sum(model.nbytes(w.tensor) for w in main) > _ON_TRIAL:
+            return {}
+        return {w.name: functools.partial(work.on_trial, w, self._share) for w in main}
+
+    def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
+        """One outcome for every stored float tensor."""
+        if context.probe is None and self.importance in ("activation", "hessian"):
+            raise UsageError(f"--importance {self.importance} has to see real inputs", "Give them with --data.")
+        work = self._work(model, context)
+        for weight, reason in work.reasons:
+            yield Skip(skipped(model, weight, reason))
+        pattern = Pattern.of(self.pattern)
+        fit = []
+        for weight in work.fit:
+            lacking = pattern.lacking(*work.shape(weight))
+            if lacking is None:
+                fit.append(weight)
+            else:
+                yield Skip(skipped(model, weight, f"it cannot have the pattern {pattern.text}: {lacking}"))
+        for weight, zeros in zip(fit, self._zeros(work, fit, context), strict=True):
+            yield self._outcome(work, weight, pattern, zeros, context)
+
+    def _work(self, model: Model, context: Context) -> Work:
+        known: Work | None = context.notebook.get("work")
+        if known is None:
+            known = context.notebook["work"] = Work.of(model, context, self.include, self.exclude, self.importance)
+        return known
+
+    def _zeros(self, work: Work, fit: Sequence[Weight], context: Context) -> list[int]:
+        """How many weights of each are to go."""
+        if self.threshold is not None:
+            return [int(np.count_nonzero(np.abs(work.target(w).rows) < self.threshold)) for w in fit]
+        if self._by_damage:
+            context.progress.start("judging sparsities", len(fit))
+            curves = []
+            for weight in fit:
+                context.progress.advance(weight.label)
+                curves.append(work.curve(weight, self._share))
+            context.progress.finish()
+            return by_damage(curves, context.damage, self._share)
+        if self.allocation == "global" and Pattern.of(self.pattern).ratio is None:
+            return by_threshold([work.target(w).rows for w in fit], self._share)
+        return [int(self._share * w.elements) for w in fit]
+
+    def _outcome(self, work: Work, weight: Weight, pattern: Pattern, zeros: int, context: Context) -> Planned | Skip:
+        model, shape = work.model, work.shape(weight)
+        zeros = max(zeros, work.zeros(weight))
+        kept = pattern.kept(*shape, zeros)
+        if kept >= weight.elements:
+            return Skip(skipped(model, weight, "none of its weights is to go"))
+        before = model.nbytes(weight.tensor)
+        solve = functools.partial(work.solved, weight, pattern, zeros)
+        limit = context.opset_limit
+        able = limit is None or limit >= sparse.MIN_OPSET
+        itemsize = before / weight.elements
+        small = sparse.nbytes(weight.elements, kept, 8 * itemsize, model.opset) < _WORTH * before
+        packs = context.final and self.form == "packed" and able and small and weight.tensor.data_type in _GATHERED
+        if packs:
+            edit, after, codes = sparse.write(work.writing(weight), kept, weight.tensor.data_type, solve)
+        else:
+            edit, after, codes = _dense(weight, solve, before)
+        record = LayerRecord(
+            weight.label, weight.op, "done", None, sparse.NAME if packs else DENSE, None, before, after,
+            sparsity=1 - kept / weight.elements,
+        )  # fmt: skip
+        return Planned(record, edit, lambda: codes.error)
+
+
+def _dense(weight: Weight, solve: Callable[[], sparse.Kept], nbytes: int) -> tuple[Edit, int, Codes]:
+    """A weight with zeros where they are."""
+    codes = Codes(solve)
+    dtype = helper.tensor_dtype_to_np_dtype(weight.tensor.data_type)
+    tensor = codes.stored(weight.name, dtype, weight.dims, lambda found: found.values)
+    return Edit(weight.scope, (tensor,), **edit_source(weight)), nbytes, codes  # type: ignore[arg-type]

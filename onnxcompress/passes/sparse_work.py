@@ -1,0 +1,151 @@
+"""The weights of a model that are to be pruned, each with what it sees, looked at one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxcompress.errors import RuntimeFailure
+from onnxcompress.forms.base import Writing, not_finite
+from onnxcompress.forms.sparse import Kept
+from onnxcompress.graph.edit import Namer
+from onnxcompress.graph.layers import output_axes, weights
+from onnxcompress.graph.scopes import Scopes, attribute_value
+from onnxcompress.passes.enriching import any_rows
+from onnxcompress.passes.selection import Selection
+from onnxcompress.passes.sparsities import Curve, Target
+from onnxcompress.passes.survey import unfit
+from onnxcompress.passes.watching import watched
+from onnxcompress.solvers.groups import Grid, per_channel
+from onnxcompress.solvers.metric import plain_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnxcompress.forms.rows import Rows
+    from onnxcompress.graph.layers import Weight
+    from onnxcompress.graph.model import Model
+    from onnxcompress.passes.base import Context
+    from onnxcompress.passes.rounding import Rounding
+    from onnxcompress.solvers.supports import Pattern
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Work:
+    """``fit``: the weights that may change; ``reasons``: why the others stay."""
+
+    model: Model
+    scopes: Scopes
+    namer: Namer
+    fit: tuple[Weight, ...]
+    reasons: tuple[tuple[Weight, str], ...]
+    rounding: Rounding | None
+    often: Mapping[str, Array]
+    importance: str
+    tried: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], importance: str
+    ) -> Work:
+        """Look at a model; what layers see is measured where it counts.
+
+        Raises:
+            UsageError: a pattern matches nothing.
+            DataError: a value is not finite on the data.
+        """
+        scopes = Scopes(model.proto)
+        found = list(weights(model, scopes))
+        selection = Selection(include, exclude, found)
+        told = [(w, unfit(w) or selection.reason(w)) for w in found]
+        fit = tuple(w for w, reason in told if reason is None)
+        rounding = watched(model, context, fit, scopes.main, learn=False) if importance != "magnitude" else None
+        often = _lookups(model, context, fit, scopes) if importance != "magnitude" else {}
+        reasons = tuple((w, reason) for w, reason in told if reason is not None)
+        return cls(model, scopes, Namer(scopes.names()), fit, reasons, rounding, often, importance)
+
+    def writing(self, weight: Weight) -> Writing:
+        """The weight with a scale for each output, whose rows solvers see."""
+        own = next((axes for leaf in weight.leaves if (axes := output_axes(leaf)) is not None), (0,))
+        return Writing(self.model, weight, Grid(8), per_channel(weight.dims, own), self.namer)
+
+    def rows(self, weight: Weight) -> Rows | None:
+        """The way to its rows, None where no reader sees any."""
+        writing = self.writing(weight)
+        seen = self.rounding.seen(writing) if self.rounding is not None else None
+        return seen[0] if seen is not None else any_rows(writing)
+
+    def shape(self, weight: Weight) -> tuple[int, int]:
+        """Outputs and inputs."""
+        rows = self.rows(weight)
+        return (rows.out, rows.inputs) if rows is not None else (weight.dims[0], weight.elements // weight.dims[0])
+
+    def target(self, weight: Weight) -> Target:
+        """Its rows (out, in) and the metric of what it sees.
+
+        Raises:
+            ModelError: a value is not finite.
+        """
+        writing, rows = self.writing(weight), self.rows(weight)
+        known = self.rounding.metric(writing) if self.rounding is not None else None
+        values = np.asarray(writing.values(), np.float32)
+        if not np.isfinite(values).all():
+            raise not_finite(weight)
+        matrix = rows.matrix(values) if rows is not None else values.reshape(self.shape(weight))
+        often = self.often.get(weight.name) if rows is not None and rows.own == 1 else None
+        return Target(matrix, None if known is None else known[1], often)
+
+    def zeros(self, weight: Weight) -> int:
+        """Weights that are zero already."""
+        return int(weight.elements - np.count_nonzero(self.model.view(weight.tensor)))
+
+    def on_trial(self, weight: Weight, sparsity: float) -> Array:
+        """The weight with zeros put in, in its own shape and type; the error of that is remembered."""
+        target = self.target(weight)
+        changed = target.trial(sparsity)
+        self.tried[weight.name] = target.error(changed)
+        return self._stored(weight, changed)
+
+    def curve(self, weight: Weight, sparsity: float) -> Curve:
+        """What sparsities do to a weight."""
+        target = self.target(weight)
+        tried = self.tried.get(weight.name)
+        if tried is None:
+            tried = target.error(target.trial(sparsity))
+        return Curve(weight.name, weight.elements, target.curve(), tried)
+
+    def solved(self, weight: Weight, pattern: Pattern, zeros: int) -> Kept:
+        """The weight as it will be, in its own shape and type."""
+        target = self.target(weight)
+        found = target.solved(pattern, zeros, self.importance)
+        return Kept(self._stored(weight, found), plain_error(target.rows, found))
+
+    def _stored(self, weight: Weight, matrix: Array) -> Array:
+        rows = self.rows(weight)
+        values = rows.values(matrix) if rows is not None else matrix.reshape(weight.dims)
+        dtype = self.model.view(weight.tensor).dtype
+        return np.ascontiguousarray(values.reshape(weight.dims).astype(dtype))
+
+
+def _lookups(model: Model, context: Context, fit: Sequence[Weight], scopes: Scopes) -> dict[str, Array]:
+    """How often each row is looked up of the tables of the main graph, where the model can be run on real data."""
+    reading: dict[str, str] = {}
+    for weight in fit:
+        nodes = [leaf.use.node for leaf in weight.leaves if leaf.op == "Gather" and leaf.use.scope is scopes.main]
+        plain = [n for n in nodes if n is not None and attribute_value(n, "axis", 0) == 0 and n.input[0] == weight.name]
+        if plain and len(weight.dims) == 2 and plain[0].input[1] in scopes.main.defined:
+            reading[weight.name] = plain[0].input[1]
+    if context.probe is None or not reading:
+        return {}
+    rows = {w.name: w.dims[0] for w in fit}
+    found: dict[str, Array] = {}
+    try:
+        for name, index in reading.items():
+            found[name] = context.probe.lookups(model, {index: rows[name]})[index]
+    except RuntimeFailure as error:
+        context.notes.append(f"lookups in tables were not counted: {error.message}")
+    return found
