@@ -111,6 +111,7 @@ KEPT = {
     "read by a transposed convolution": ("p = Pad(x, pads) y = ConvTranspose(p, u)", {"u": normal(3, 2, 3, 3)}),
     "an output of the graph": ("p = Pad(x, pads) y = Conv(p, w)", {"outs": "y p"}),
     "by one": ("p = Pad(x, pads, one) y = Conv(p, w)", {}),
+    "wide": ("p = Pad(x, pads) y = Conv(p, w)", {"pads": [0, 0, 5, 0, 0, 0, 4, 0]}),
     "cut off": ("p = Pad(x, pads) y = Conv(p, w)", {"pads": [0, 0, 1, 0, 0, 0, -1, 0]}),
     "of the batch": ("p = Pad(x, pads) y = Conv(p, w)", {"pads": [1, 0, 1, 1, 0, 0, 1, 1]}),
     "of the batch at its end": ("p = Pad(x, pads) y = Conv(p, w)", {"pads": [0, 0, 1, 1, 1, 0, 1, 1]}),

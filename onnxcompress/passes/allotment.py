@@ -53,7 +53,7 @@ def spare(model: Model, drafts: Sequence[Draft], saved: int = 0) -> int:
     weights = sum(d.original_nbytes for d in drafts)
     base = whole - saved - weights + sum(d.nbytes + _NODES for d in drafts)
     # weights with zeros take less than a byte each, and are not to grow back to that
-    most = int((_AIM / 0.25 - 1) * sum(d.nbytes for d in drafts))
+    most = int((_AIM / 0.25 - 1) * sum(d.nbytes for d in drafts if d.writing.sparse is None))
     return max(min(int(_AIM * whole) - base, most), 0)
 
 

@@ -185,16 +185,13 @@ class Grouping:
         grid, elements, limit = writing.grid, writing.weight.elements, self.chooser.context.opset_limit
         if grid.bits == 1 or self.enriching.asked or writing.keep_zeros:
             return writing
-        label = writing.weight.label
-        if label not in self.zeros:
-            self.zeros[label] = elements - int(np.count_nonzero(writing.values()))
-        if self.zeros[label] < _MANY_ZEROS * elements:
+        left = not_zero(writing.model, writing.weight, self.zeros)
+        if left > (1 - _MANY_ZEROS) * elements:
             return writing
         writing = dataclasses.replace(writing, keep_zeros=True, keep_sums=False)
-        left, bits = elements - self.zeros[label], grid.stored_bits
         if not grid.symmetric or (limit is not None and limit < sparse.MIN_OPSET):
             return writing
-        small = sparse.nbytes(elements, left, bits, writing.model.opset) < _SPARSE * elements * bits / 8
+        small = pays(writing.model, writing.weight, left, grid.stored_bits)
         return dataclasses.replace(writing, sparse=left) if small else writing
 
     def _favoured(self, writing: Writing) -> np.ndarray | None:
@@ -206,6 +203,18 @@ class Grouping:
     def _groups(self, dims: tuple[int, ...], own: tuple[int, ...]) -> Groups:
         size = block_of(self.grid, 0 if self.block_size is None and self.enriching.length else self.block_size)
         return per_block(dims, own, size) if size and not self.per_tensor else per_channel(dims, own)
+
+
+def not_zero(model: Model, weight: Weight, zeros: dict[str, int]) -> int:
+    """Values of a weight that are other than zero; ``zeros`` remembers."""
+    if weight.label not in zeros:
+        zeros[weight.label] = weight.elements - int(np.count_nonzero(model.view(weight.tensor)))
+    return weight.elements - zeros[weight.label]
+
+
+def pays(model: Model, weight: Weight, left: int, bits: int) -> bool:
+    """Whether codes of the values that are left take far fewer bytes than those of all."""
+    return sparse.nbytes(weight.elements, left, bits, model.opset) < _SPARSE * weight.elements * bits / 8
 
 
 def block_of(grid: Grid, block_size: int | None) -> int:

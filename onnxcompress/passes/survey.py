@@ -16,6 +16,7 @@ from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.activations import OnePass, Reader, one_pass
 from onnxcompress.passes.base import Planned
+from onnxcompress.passes.grouping import not_zero, pays
 from onnxcompress.passes.integers import Planner, Static
 from onnxcompress.passes.selection import Selection
 from onnxcompress.passes.watching import counted, watched
@@ -194,9 +195,15 @@ def _otherwise(context: Context, unit: Unit, float_us: float) -> float:
 
 
 def _static(planner: Planner, context: Context, selection: Selection) -> Static:
+    zeros: dict[str, int] = context.notebook.setdefault("zeros", {})
+
     def usable(unit: Unit) -> bool:
         weight = unit.weight
-        return weight is None or (selection.reason(weight) is None and not weight.overridable)
+        if weight is None:
+            return True
+        if pays(planner.model, weight, not_zero(planner.model, weight, zeros), 8):
+            return False  # codes of those values that are not zero are decoded when the model is loaded
+        return selection.reason(weight) is None and not weight.overridable
 
     try:
         return planner.found(context.noise_limit, usable, context.progress)
