@@ -79,6 +79,11 @@ class Attempt:
         return {form for r in plans for o in r.outcomes if o.record.form for form in o.record.form.split("+")}
 
     @property
+    def steps(self) -> int:
+        """Steps that changed weights."""
+        return sum(r.step.name != "simplify" for r in self.ran)
+
+    @property
     def has_chains(self) -> bool:
         """True where operators run on static integers."""
         return static.NAME in self.forms
@@ -91,7 +96,7 @@ class Attempt:
         """
         missed = any(not c.ok and c.name in _FIDELITY for c in self.verification.checks)
         fidelity = self.verification.fidelity
-        if missed or fidelity is None:
+        if missed or fidelity is None or self.steps > 1:  # what pruning lost is no fault of integers
             return missed
         if self.has_chains:
             return fidelity.sqnr_db < -10 * math.log10(self.manner.wanted) - _SLACK_DB
