@@ -11,6 +11,7 @@ import pytest
 from onnxcompress.data.dataset import Dataset
 from onnxcompress.graph.model import Model
 from onnxcompress.stats import archive as module
+from onnxcompress.stats import probe as probes
 from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.probe import Probe
 from onnxcompress.stats.tally import Gram
@@ -18,6 +19,8 @@ from tests.small_models import normal, proto
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from onnxcompress.stats.extremes import Extremes
 
 TEXT = "g (float[n, 24] x) => (float[n, 8] y) { a = MatMul(x, w) b = MatMul(x, v) c = Add(a, b) y = MatMul(c, u) }"
 WEIGHTS = {"w": normal(24, 16, seed=1), "v": normal(24, 16, seed=2), "u": normal(16, 8, seed=3)}
@@ -75,6 +78,28 @@ def test_it_is_remembered_by_what_it_is_of(monkeypatch: pytest.MonkeyPatch) -> N
             collected(one, nodes, data(), other)
     with pytest.raises(AssertionError, match="anew"):
         collected(one, nodes, data(2), "this model")
+
+
+def test_ranges_are_remembered_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(identity: str | None, calls: int = 10, values: tuple[str, ...] = ("c", "x")) -> dict[str, Extremes]:
+        there = Dataset("here", calls, lambda i: {"x": normal(4, 24, seed=i)})
+        probe = Probe(there, threads=1, identity=identity)
+        return probe.extremes(model(), dict.fromkeys(values, (4, 16)))
+
+    first = seen("this model")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("watched anew")
+
+    monkeypatch.setattr(probes, "extremes", refuse)
+    again = seen("this model")
+    for name, found in first.items():
+        assert (again[name].low, again[name].high) == (found.low, found.high)
+        np.testing.assert_array_equal(again[name].sample, found.sample)
+    for other in (("that model", 10, ("c", "x")), (None, 10, ("c", "x")), ("this model", 9, ("c", "x")),
+                  ("this model", 10, ("c",))):  # fmt: skip
+        with pytest.raises(AssertionError, match="anew"):
+            seen(*other)
 
 
 def test_its_folder_goes_with_it() -> None:

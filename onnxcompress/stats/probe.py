@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onnxcompress.graph import writer
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.runtime.session import Session
@@ -22,7 +24,6 @@ from onnxcompress.stats.whatif import Treated, WhatIf
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     import onnx
 
     from onnxcompress.data.dataset import Dataset, Feeds
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _MOST_CALLS = 128
 _TRIAL_CALLS = 4
 _FEWEST_CALLS = 4
+_REMEMBERED = 1 << 28  # bytes of samples
 _GRAM_SECONDS = 40.0
 _GRAM_COST = 4  # inferences that a call takes while Gram matrices are measured
 
@@ -63,10 +65,28 @@ class Probe:
 
     def extremes(self, model: Model, shapes: dict[str, tuple[int, ...]]) -> dict[str, Extremes]:
         """Ranges and samples of values over the data."""
-        calls = self._learned.take(_MOST_CALLS)
+        key = "ranges of " + " ".join(shapes)
+        if key not in self.memory:
+            self.memory[key] = self._ranges(model, shapes)
+        found: dict[str, Extremes] = self.memory[key]
+        return found
+
+    def _ranges(self, model: Model, shapes: dict[str, tuple[int, ...]]) -> dict[str, Extremes]:
+        """Watched now, or remembered on disk."""
+        calls, names = self._learned.take(_MOST_CALLS), list(shapes)
+        key = None
+        if self.identity is not None:
+            key = cache.key_of(self.identity, calls, kind="ranges", values="\n".join(names))
+        known = None if key is None else cache.load(key)
+        if known is not None:
+            return {n: Extremes(*known["ends"][i].tolist(), known[f"sample {i}"]) for i, n in enumerate(names)}
         self.progress.start("watching what layers see", len(calls))
         found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads, mask=padding_mask(model))
         self.progress.finish()
+        if key is not None:
+            samples = {f"sample {i}": found[n].sample for i, n in enumerate(names)}
+            if sum(s.nbytes for s in samples.values()) <= _REMEMBERED:
+                cache.store(key, {"ends": np.array([(found[n].low, found[n].high) for n in names]), **samples})
         return found
 
     def features(self, model: Model, values: Mapping[str, tuple[int, int]]) -> dict[str, Features]:
