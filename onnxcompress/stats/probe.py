@@ -13,6 +13,7 @@ import numpy as np
 from onnxcompress.graph import writer
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.runtime.session import Session
+from onnxcompress.stats import cache
 from onnxcompress.stats.activations import observe
 from onnxcompress.stats.archive import Archive, collected
 from onnxcompress.stats.extremes import Extremes, extremes
@@ -79,7 +80,8 @@ class Probe:
             key = cache.key_of(self.identity, calls, kind="ranges", values="\n".join(names))
         known = None if key is None else cache.load(key)
         if known is not None:
-            return {n: Extremes(*known["ends"][i].tolist(), known[f"sample {i}"]) for i, n in enumerate(names)}
+            ends = [(float(low), float(high)) for low, high in known["ends"]]
+            return {n: Extremes(*ends[i], known[f"sample {i}"]) for i, n in enumerate(names)}
         self.progress.start("watching what layers see", len(calls))
         found = extremes(model, shapes, self._told(calls), len(calls), threads=self.threads, mask=padding_mask(model))
         self.progress.finish()
