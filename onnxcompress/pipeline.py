@@ -32,7 +32,7 @@ from onnxcompress.stats.probe import Probe
 from onnxcompress.stats.sensitivity import damage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from onnxcompress.data.dataset import Dataset
 
@@ -76,13 +76,14 @@ class Environment:
 
 @dataclass(frozen=True)
 class Ran:
-    """One step that ran. What its weights lost is known once they have been written."""
+    """One step that ran, as it was ``asked`` for. What its weights lost is known once they have been written."""
 
     step: Pass
     seconds: float
     outcomes: Sequence[Planned | Skip]
     layers: Sequence[LayerRecord]
     notes: tuple[str, ...]
+    asked: Pass | None = None
 
     def record(self) -> Step:
         """The record for the report."""
@@ -90,7 +91,7 @@ class Ran:
             dataclasses.replace(o.record, error=o.error()) if isinstance(o, Planned) else o.record
             for o in self.outcomes
         ]
-        options = dataclasses.asdict(self.step)  # type: ignore[call-overload]
+        options = dataclasses.asdict(self.asked or self.step)  # type: ignore[call-overload]
         return Step(self.step.name, options, self.seconds, peak_bytes() or 0, (*self.layers, *layers), self.notes)
 
 
@@ -103,13 +104,14 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
     """
     before = interface(model.proto)
     ran: list[Ran] = []
-    for number, step in enumerate(steps):
+    parts = [(step, part) for step in steps for part in _parts(step)]
+    for number, (asked, step) in enumerate(parts):
         environment.progress.start(step.name)
-        state = _State(", ".join(repr(r.step) for r in ran), final=not any(map(_plans, steps[number + 1 :])))
+        state = _State(", ".join(repr(r.step) for r in ran), final=not any(_plans(p) for _, p in parts[number + 1 :]))
         model, done = _run(model, step, before, environment, state)
         environment.progress.finish()
-        ran.append(done)
-        if not state.final and _plans(step):
+        ran.append(replace(done, asked=asked))
+        if not state.final and step.name != "simplify":
             model = _settled(model)
     return model, ran
 
@@ -120,6 +122,12 @@ class _State:
 
     before: str
     final: bool
+
+
+def _parts(step: Pass) -> tuple[Pass, ...]:
+    """What a step turns into when it runs: for most the pass itself."""
+    parts: Callable[[], tuple[Pass, ...]] | None = getattr(step, "parts", None)
+    return (step,) if parts is None else parts()
 
 
 def _plans(step: Pass) -> bool:

@@ -51,17 +51,18 @@ def test_values_on_a_support_are_the_best(seed: int, zeros: int) -> None:
     assert not found[~kept].any()
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 1000))
-def test_one_row_comes_near_the_best_of_all_supports(seed: int) -> None:
-    W, H = problem(seed, 1, 8)
-    best = min(
-        lost(W, best_values(W[0].astype(np.float64), H, list(kept))[None].astype(np.float32), H)
-        for kept in itertools.combinations(range(8), 4)
-    )
-    plain = lost(W, np.where(ANY.support(np.abs(W), 4), W, 0), H)
-    found = lost(W, pruned(W, H, ANY, 4, damping=1e-6, steps=40), H)
-    assert found <= max(2.0 * best, best + 0.25 * (plain - best)) + 1e-6 * lost(W, 0 * W, H)
+def test_single_rows_come_near_the_best_of_all_supports() -> None:
+    totals = np.zeros(3)
+    for seed in range(30):
+        W, H = problem(seed, 1, 8)
+        best = min(
+            lost(W, best_values(W[0].astype(np.float64), H, list(kept))[None].astype(np.float32), H)
+            for kept in itertools.combinations(range(8), 4)
+        )
+        plain = lost(W, np.where(ANY.support(np.abs(W), 4), W, 0), H)
+        totals += [best, lost(W, pruned(W, H, ANY, 4, damping=1e-6, steps=40), H), plain]
+    assert totals[1] < 2 * totals[0]
+    assert totals[1] < 0.3 * totals[2]
 
 
 PATTERNS = ["unstructured", "2:4", "1:4", "4:8", "block 2x4", "block 1x8", "block 4x1"]

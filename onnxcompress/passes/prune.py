@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import field
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -24,10 +24,11 @@ from onnxcompress.forms import sparse
 from onnxcompress.forms.base import Codes, edit_source
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.passes.base import Context, Planned, Skip, register
+from onnxcompress.passes.base import Context, Pass, Planned, Skip, register
 from onnxcompress.passes.outcomes import skipped
 from onnxcompress.passes.sparse_work import Work
 from onnxcompress.passes.sparsities import by_damage, by_threshold
+from onnxcompress.passes.structures import Structures
 from onnxcompress.report import LayerRecord
 from onnxcompress.solvers.supports import Pattern
 
@@ -43,7 +44,7 @@ Array = np.ndarray
 Importance = Literal["auto", "magnitude", "activation", "hessian"]
 Allocation = Literal["damage", "uniform", "global"]
 DENSE = "dense"
-_DEFAULT = 0.5
+_DEFAULT, _RATIO = 0.5, 0.3
 _GATHERED = (Tensor.FLOAT, Tensor.FLOAT16, Tensor.DOUBLE)
 _WORTH = 0.97  # of its bytes, that a weight has to shrink below to be stored sparse
 _ON_TRIAL = 1 << 30  # bytes of weights, which are all in memory then
@@ -76,6 +77,12 @@ class Prune:
     form: Literal["packed", "dense"] = field(
         default="packed", metadata={"help": "Store what stays, put together at load; or zeros where they are."}
     )
+    structure: Literal["channels", "neurons", "heads", "all"] | None = field(
+        default=None, metadata={"help": "In place of single weights: what is cut out whole, so that work is saved too."}
+    )
+    ratio: float | None = field(
+        default=None, metadata={"help": "With --structure: share of all multiply-adds that goes; default 0.3."}
+    )
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
 
@@ -93,10 +100,33 @@ class Prune:
             raise UsageError("--threshold and --sparsity exclude each other", "Leave one of them out.")
         if pattern.ratio is not None and (self.sparsity is not None or self.threshold is not None):
             raise UsageError(f"--pattern {self.pattern} says already how many weights go", "Leave out the other.")
+        self._refuse_mixture()
+
+    def _refuse_mixture(self) -> None:
+        """Refuse options of single weights together with those of structures."""
+        if self.structure is None:
+            if self.ratio is not None:
+                raise UsageError("--ratio has a meaning with --structure only", "Give --structure all, or --sparsity.")
+            return
+        if self.ratio is not None and not 0 < self.ratio < 1:
+            raise UsageError(f"a ratio of {self.ratio:g} cannot be had", "Give a share between 0 and 1, as 0.3.")
+        kinds = {item.name: item.default for item in fields(self)}
+        for name in ("sparsity", "threshold", "pattern", "importance", "allocation", "form"):
+            if getattr(self, name) != kinds[name]:
+                raise UsageError(f"--{name} has no meaning with --structure", "Leave one of them out.")
+
+    def parts(self) -> tuple[Pass, ...]:
+        """The pass that does it: this one for single weights, another one for structures."""
+        if self.structure is None:
+            return (self,)
+        ratio = _RATIO if self.ratio is None else self.ratio
+        return (Structures(self.structure, ratio, self.include, self.exclude),)
 
     @property
     def tag(self) -> str:
-        """``sparse50``, ``sparse2of4``, ``sparse``."""
+        """``sparse50``, ``sparse2of4``, ``sparse``; ``narrow30``."""
+        if self.structure is not None:
+            return self.parts()[0].tag
         ratio = Pattern.of(self.pattern).ratio
         if ratio is not None:
             return f"sparse{ratio[0]}of{ratio[1]}"
