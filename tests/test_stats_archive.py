@@ -105,7 +105,7 @@ def test_ranges_are_remembered_likewise(monkeypatch: pytest.MonkeyPatch) -> None
 def test_its_folder_goes_with_it() -> None:
     made = Archive()
     made.add({"layer": Gram(np.eye(3), np.zeros(3), 4)})
-    folder = made._folder
+    folder = made._folder.path
     assert list(folder.iterdir())
     del made
     gc.collect()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxcompress.graph.bodies import integer, is_standard
-from onnxcompress.graph.constants import overridable
+from onnxcompress.graph.constants import StoredTensors
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.graph.scopes import Scopes, attribute_value, constant_tensor
+from onnxcompress.graph.scopes import Scopes, attribute_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,14 +59,11 @@ class World:
 
     def __init__(self, model: Model, scopes: Scopes, known_ranks: Mapping[str, int]) -> None:
         self.model, self.scopes, self.ranks = model, scopes, known_ranks
-        self._overridable = overridable(model.proto)
+        self._stored = StoredTensors(model, self.scopes)
 
     def stored(self, name: str) -> Tensor | None:
         """A tensor of the main graph that nobody can replace."""
-        main = self.scopes.main
-        if name in main.initializers:
-            return None if name in self._overridable else main.initializers[name]
-        return constant_tensor(main.constants[name]) if name in main.constants else None
+        return self._stored.get(name)
 
     def constant(self, node: onnx.NodeProto, index: int) -> Tensor | None:
         """The stored tensor that a node reads there, if it is one."""

@@ -9,8 +9,8 @@ import onnx
 
 from onnxcompress.graph.bodies import integer, is_standard
 from onnxcompress.graph.channel_inference import inferred, remaining, stated, tells_more, unclaimed
-from onnxcompress.graph.constants import overridable
-from onnxcompress.graph.scopes import Scopes, Use, attribute_value, constant_tensor
+from onnxcompress.graph.constants import StoredTensors
+from onnxcompress.graph.scopes import Scopes, Use, attribute_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,16 +60,13 @@ class World:
 
     def __init__(self, model: Model) -> None:
         self.model, self.scopes = model, Scopes(model.proto)
-        self._overridable = overridable(model.proto)
+        self._stored = StoredTensors(model, self.scopes)
         self._shapes: dict[str, tuple[Dim, ...]] = {}
         self._infer()
 
     def stored(self, name: str) -> Tensor | None:
         """A tensor of the main graph that nobody can replace."""
-        main = self.scopes.main
-        if name in main.initializers:
-            return None if name in self._overridable else main.initializers[name]
-        return constant_tensor(main.constants[name]) if name in main.constants else None
+        return self._stored.get(name)
 
     def constant(self, node: onnx.NodeProto, index: int) -> Tensor | None:
         """The stored tensor that a node reads there, if it is one."""

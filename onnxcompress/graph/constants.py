@@ -64,6 +64,19 @@ def declare_initializers(proto: onnx.ModelProto) -> None:
             proto.graph.input.append(info)
 
 
+class StoredTensors:
+    """The stored tensors of the main graph that nobody can replace, by name."""
+
+    def __init__(self, model: Model, scopes: Scopes) -> None:
+        self._main, self._overridable = scopes.main, overridable(model.proto)
+
+    def get(self, name: str) -> onnx.TensorProto | None:
+        """The initializer, or the value of the Constant node, of that name."""
+        if name in self._main.initializers:
+            return None if name in self._overridable else self._main.initializers[name]
+        return constant_tensor(self._main.constants[name]) if name in self._main.constants else None
+
+
 def overridable(proto: onnx.ModelProto) -> set[str]:
     """Initializers that a caller may replace: from IR version 4 on, those that are inputs as well."""
     if proto.ir_version < INITIALIZER_IR:

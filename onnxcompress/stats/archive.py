@@ -7,9 +7,6 @@ enough they are remembered on disk as well, under the hash of model, data and op
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxcompress.graph.scopes import attribute_value
+from onnxcompress.graph.scratch import ScratchFolder
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.stats import cache
 from onnxcompress.stats.gram import grams
@@ -41,11 +39,7 @@ class Archive:
     passes: int = 0
     _views: dict[str, tuple[int, np.ndarray, int]] = field(default_factory=dict)
     _shapes: list[tuple[int, ...]] = field(default_factory=list)
-    _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="onnxcompress-")))
-
-    def __post_init__(self) -> None:
-        """See to it that the folder goes with the archive, or at the end of the program."""
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+    _folder: ScratchFolder = field(default_factory=ScratchFolder)
 
     def __contains__(self, layer: str) -> bool:
         return layer in self._views
@@ -105,7 +99,7 @@ class Archive:
         return sum(4 * math.prod(shape) for shape in self._shapes)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number}.f32"
+        return self._folder.path / f"{number}.f32"
 
 
 def collected(
