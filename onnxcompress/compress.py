@@ -207,7 +207,7 @@ class _Run:
         original = self.original.result()
         compressed = None
         if place is not None:
-            compressed = model_facts(place, parameters=original.parameters)
+            compressed = model_facts(place, parameters=original.parameters - sum(r.removed for r in ran))
         return Report(
             provenance.tool(), machine_facts(), self.recipe.resolved(), self.options.seed, original, compressed,
             found.fidelity if found else None, found.latency if found else None, found.metrics if found else {},

@@ -30,6 +30,7 @@ from onnxcompress.stats.equivalence import compare
 from onnxcompress.stats.output_noise import NOISE_LIMIT
 from onnxcompress.stats.probe import Probe
 from onnxcompress.stats.sensitivity import damage
+from onnxcompress.verify.facts import count_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +77,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Ran:
-    """One step that ran, as it was ``asked`` for. What its weights lost is known once they have been written."""
+    """One step that ran, as it was ``asked`` for. What its weights lost is known once they have been written.
+
+    ``removed``: parameters that it cut out of the model.
+    """
 
     step: Pass
     seconds: float
@@ -84,6 +88,7 @@ class Ran:
     layers: Sequence[LayerRecord]
     notes: tuple[str, ...]
     asked: Pass | None = None
+    removed: int = 0
 
     def record(self) -> Step:
         """The record for the report."""
@@ -140,7 +145,7 @@ def _settled(model: Model) -> Model:
 
 
 def _run(model: Model, step: Pass, before: Interface, environment: Environment, state: _State) -> tuple[Model, Ran]:
-    started = time.perf_counter()
+    started, removed = time.perf_counter(), 0
     if isinstance(step, PlanningPass):
         model, outcomes, notes = _planned(model, step, environment, state)
         layers: Sequence[LayerRecord] = ()
@@ -148,10 +153,13 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment, 
         context = Context(
             seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before)
         )
+        parameters = count_parameters(model)
         rewritten = step.rewrite(model, context)
+        if step.name != "simplify":  # which fuses constants, and takes no part of the model away
+            removed = parameters - count_parameters(rewritten.model)
         model, outcomes, notes, layers = rewritten.model, (), rewritten.notes, rewritten.layers
     guards.check(before, model, step.name)
-    return model, Ran(step, time.perf_counter() - started, outcomes, layers, notes)
+    return model, Ran(step, time.perf_counter() - started, outcomes, layers, notes, removed=removed)
 
 
 def _planned(

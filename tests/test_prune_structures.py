@@ -26,6 +26,7 @@ from onnxcompress.passes.structures import Structures
 from onnxcompress.passes.takeover import stops_of
 from onnxcompress.recipe import Recipe
 from onnxcompress.stats.activations import observe
+from onnxcompress.verify.facts import count_parameters
 from tests.channel_models import model_of
 from tests.small_models import check_words, normal, outputs, sqnr, write
 
@@ -382,3 +383,12 @@ def test_a_recipe_quantizes_what_is_left(tmp_path: Path) -> None:
     assert result.passed
     assert [s.pass_name for s in result.report.steps] == ["prune", "quantize"]
     assert (tmp_path / "made.onnx").stat().st_size < 0.5 * path.stat().st_size
+
+
+def test_parameters_that_are_cut_out_are_no_longer_counted(tmp_path: Path) -> None:
+    sample = SAMPLES / "digits-cnn.onnx"
+    target = tmp_path / "made.onnx"
+    recipe = Recipe.of((Prune(structure="all", ratio=0.3),))
+    report = onnxcompress.compress(sample, recipe, target, seconds=0.1).report
+    assert report.compressed is not None
+    assert report.compressed.parameters == count_parameters(Model.open(target)) < report.original.parameters
