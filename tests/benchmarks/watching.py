@@ -13,9 +13,11 @@ import numpy as np
 
 from onnxcompress.data import load
 from onnxcompress.data.options import DataOptions
+from onnxcompress.forms import static
 from onnxcompress.forms.chains import units
 from onnxcompress.graph.interface import interface
 from onnxcompress.graph.model import Model
+from onnxcompress.graph.opset import raised
 from onnxcompress.graph.shapes import float_values
 from onnxcompress.passes.base import Context
 from onnxcompress.passes.simplify import Simplify
@@ -62,6 +64,7 @@ def _child(model: Path, data: Path, samples: int) -> dict[str, float]:
 def watch(path: Path, folder: Path, samples: int) -> dict[str, float]:
     """Seconds of plain inference and of watching ranges over so many samples, which repeat those in the folder."""
     model = Simplify().rewrite(Model.open(path), Context()).model
+    model = model if model.opset >= static.MIN_OPSET else raised(model, static.MIN_OPSET)
     there = load(folder, interface(model.proto).inputs, DataOptions())
     data = type(there)(there.source, samples, lambda i: there.read(i % len(there)))
     known = float_values(model)
