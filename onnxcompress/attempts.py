@@ -70,6 +70,8 @@ class Attempt:
         latency = self.verification.latency
         if latency is None:
             return False
+        if static.WIDE in self.forms:  # meant for other processors
+            return False
         return latency.speedup_high < _NOISE or (self.has_chains and latency.speedup < _PAYS)
 
     @property
@@ -86,7 +88,7 @@ class Attempt:
     @property
     def has_chains(self) -> bool:
         """True where operators run on static integers."""
-        return static.NAME in self.forms
+        return bool(self.forms & {static.NAME, static.WIDE})
 
     @property
     def strays(self) -> bool:
@@ -136,7 +138,7 @@ def following(tried: Sequence[Attempt]) -> Manner | None:
         stricter = sum(a.manner.noise_limit < tried[0].manner.noise_limit for a in tried)
         if last.strays and stricter < _STRICTER_STEPS:
             return replace(manner, noise_limit=manner.noise_limit / _STRICTER)
-        return replace(manner, chains=False)
+        return None if static.WIDE in last.forms else replace(manner, chains=False)
     return replace(manner, fast_forms=False)
 
 

@@ -84,6 +84,8 @@ def _graph(graph: onnx.GraphProto, outer: frozenset[str], where: str) -> Iterato
     stored = [t.name for t in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
     for kind, names in (("input", inputs), ("initializer", stored)):
         yield from (f"{where} has two {kind}s called {name!r}" for name in _repeated(names))
+    called = [n.name for n in graph.node if n.name]
+    yield from (f"{where} has two nodes called {name!r}" for name in _repeated(called))
     seen = {*inputs, *stored}
     yield from _nodes(graph.node, seen, outer, where)
     visible = outer | seen

@@ -54,6 +54,19 @@ def test_a_tensor_is_replaced_under_its_name(ir: int) -> None:
     np.testing.assert_array_equal(outputs(writer.to_bytes(model), feeds)["y"], outputs(original, feeds)["y"])
 
 
+def test_a_new_node_takes_no_name_that_another_node_has() -> None:
+    original = proto("g (float[2, 8] x) => (float[2, 8] y) { h = MatMul(x, w) y = Relu(h) }", {"w": normal(8, 8)})
+    original.graph.node[1].name = "w"
+    model = Model(original).copy()
+    change = double(Scopes(model.proto).main, "w", normal(8, 8))
+    change.prelude[0].name = "w"
+    edit.apply(model, [change])
+    assert [n.name for n in model.proto.graph.node] == ["w_2", "", "w"]
+    check(model, original)
+    feeds = {"x": normal(2, 8)}
+    np.testing.assert_array_equal(outputs(writer.to_bytes(model), feeds)["y"], outputs(original, feeds)["y"])
+
+
 @pytest.mark.parametrize("inner_first", [True, False])
 def test_edits_inside_and_around_a_body_go_together(inner_first: bool) -> None:
     original = proto(BRANCHES, {"w": normal(8, 8)})

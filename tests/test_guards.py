@@ -78,6 +78,10 @@ def swap_nodes(proto: onnx.ModelProto) -> None:
     proto.graph.node.insert(1, first)
 
 
+def call_twice(proto: onnx.ModelProto) -> None:
+    proto.graph.node[0].name = proto.graph.node[2].name = "n"
+
+
 def define_twice(proto: onnx.ModelProto) -> None:
     proto.graph.node[1].output[0] = "a"
 
@@ -137,6 +141,7 @@ BREAKS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "an initializer dropped": (drop_initializer, "reads 'w', which is not defined"),
     "a node dropped": (drop_node, "reads 'a', which is not defined"),
     "nodes out of order": (swap_nodes, "reads 'a', which is not defined before"),
+    "a name of two nodes": (call_twice, "two nodes called 'n'"),
     "a name defined twice": (define_twice, "defines 'a' twice"),
     "a node that overwrites an initializer": (overwrite_initializer, "defines 'b' twice"),
     "an initializer stored twice": (store_twice, "two initializers called 'w'"),

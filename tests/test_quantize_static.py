@@ -138,6 +138,21 @@ def test_an_excluded_convolution_stays_in_float(free: onnxcompress.Result, tmp_p
     assert on_integers(result) > 0
 
 
+def test_sixteen_bits_for_other_processors(digits: Path, tmp_path: Path) -> None:
+    """Everything has 16 bits between operators, more precise than 8, and nobody expects it to be faster here."""
+    result = run(tmp_path, activation_bits=16)
+    assert result.path is not None
+    assert result.report.verdict == "passed"
+    assert list(forms(result).values()).count("static16") >= 8
+    model = onnx.load(result.path)
+    zeros = {n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    assert len(zeros) > 4
+    kinds = {t.data_type for t in model.graph.initializer if t.name in zeros}
+    assert kinds == {TensorProto.UINT16}
+    assert fidelity(result.path) > fidelity(digits / "auto.onnx") + 3
+    assert any("16 bits" in note for step in result.report.steps for note in step.notes)
+
+
 def test_without_data_static_is_wrong_usage(tmp_path: Path) -> None:
     done = cli("quantize", DIGITS, "--scheme", "static", "-o", "out.onnx", cwd=tmp_path)
     assert done.returncode == 2

@@ -57,6 +57,26 @@ def test_what_lies_inside_is_off_by_half_a_step_at_most(low: float, high: float,
     assert error.max() <= 0.501 * scale
 
 
+@given(ENDS, ENDS, st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_sixteen_bits_are_off_by_half_a_step_at_most(low: float, high: float, places: list[float]) -> None:
+    low, high = min(low, high, 0.0), max(low, high, 0.0)
+    values = np.clip(low + (high - low) * np.array(places), low, high)
+    scale, zero = grid(low, high, 16)
+    assert 0 <= zero <= 65535
+    assert scale <= max((high - low) / 65535, 1.0) * 1.001
+    error = np.abs(rounded(values, low, high, 16).astype(np.float64) - values)
+    assert error.max() <= 0.51 * scale + np.abs(values).max() * 2**-22  # decoded values are float32
+
+
+def test_sixteen_bits_are_not_clipped_but_for_masks() -> None:
+    sample = gaussian()
+    low, high = float(sample.min()), float(sample.max())
+    assert candidates(sample, low, 8 * high, 16) == {"headroom": (2 * low, 16 * high)}
+    masked = candidates(sample, -1e9, high, 16)
+    assert min(ends[0] for ends in masked.values()) == -1e9
+    assert max(ends[0] for ends in masked.values()) > -100
+
+
 @pytest.mark.parametrize(("low", "high", "kept"), [(0, 255, 200), (-128, 127, -128), (-255, 0, -3), (0, 51, 0.2)])
 def test_steps_come_out_exactly(low: float, high: float, kept: float) -> None:
     assert rounded(np.array([kept], np.float32), low, high)[0] == np.float32(kept)

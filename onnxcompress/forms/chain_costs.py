@@ -67,6 +67,25 @@ class ChainCosts:
         return interpolated(1), interpolated(2)
 
 
+class Everywhere(ChainCosts):
+    """Costs by which integers always pay: for processors whose kernels were not measured, and that have them all."""
+
+    def __init__(self) -> None:
+        super().__init__({}, {}, 0.0)
+
+    def unit(self, unit: Unit, shapes: Mapping[str, Shape]) -> tuple[float, float]:  # noqa: ARG002
+        """One in float and nothing on integers."""
+        return 1.0, 0.0
+
+    def border(self, word: str, shape: Shape) -> float:  # noqa: ARG002
+        """Nothing."""
+        return 0.0
+
+    def knows(self, unit: Unit) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+
 def dimensions(unit: Unit, shape: Shape) -> tuple[str, int, int, int]:
     """The kind of a layer in the table, its positions, inputs of one output, and outputs; ``shape``: its output's."""
     weight = unit.weight

@@ -5,12 +5,15 @@
 It is written with QuantizeLinear and DequantizeLinear around float operators, which any runtime can run and which ONNX
 Runtime fuses to QLinearConv and its like when it loads the model. Weights have eight symmetric bits and a scale for
 each output channel (DequantizeLinear with an axis: opset 13), biases 32 bits, values eight asymmetric bits.
+
+With sixteen bits for values (opset 21) the same is written for processors that have such kernels. ONNX Runtime's CPU
+provider has none: it computes in float between the roundings.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -28,8 +31,8 @@ if TYPE_CHECKING:
     from onnxcompress.graph.scopes import Scope
     from onnxcompress.solvers.grid import Quantized
 
-NAME = "static"
-MIN_OPSET = 13
+NAME, WIDE = "static", "static16"
+MIN_OPSET, WIDE_OPSET = 13, 21
 _LARGEST_BIAS = 2.0**30
 _MOST_BIAS = 2**31 - 1
 _HALF_STEP = 0.501
@@ -56,10 +59,10 @@ class Written:
 class Writer:
     """Writes units one after the other; the tensors of a value are stored with the first unit that needs them.
 
-    ``values`` are those that have grids. ``guarded``: float values that a float layer makes of a decoded value, with
-    nothing in between; ONNX Runtime would take the layer for one that somebody forgot, and round its weights with one
-    scale for all. ``unread``: results of units that nothing reads but codes. ``dropped``: biases that nothing else
-    reads.
+    ``values`` are those that have grids, of 8 or 16 ``bits``. ``guarded``: float values that a float layer makes of a
+    decoded value, with nothing in between; ONNX Runtime would take the layer for one that somebody forgot, and round
+    its weights with one scale for all. ``unread``: results of units that nothing reads but codes. ``dropped``: biases
+    that nothing else reads.
     """
 
     def __init__(
@@ -71,7 +74,11 @@ class Writer:
         guarded: Collection[str] = (),
         unread: Collection[str] = (),
         dropped: Collection[str] = (),
+        bits: Literal[8, 16] = 8,
     ) -> None:
+        self._kind = np.dtype(np.uint8 if bits == 8 else np.uint16)
+        self._most = 2**bits - 1
+        self._min_opset = MIN_OPSET if bits == 8 else WIDE_OPSET
         self._scope = scope
         self._values = values
         self._namer = namer
@@ -86,7 +93,7 @@ class Writer:
         tensors: list[NewTensor] = []
         prelude: list[onnx.NodeProto] = []
         copy = _copied(unit.node)
-        if unit.op == "Pad":
+        if unit.op == "Pad" and self._kind == np.uint8:
             return self._padding(unit, copy, tensors)
         shared: list[onnx.NodeProto] = []
         for index, name in enumerate(copy.input):
@@ -111,7 +118,7 @@ class Writer:
                 Replacement(self._scope, unit.cut, (last, *behind)),
             ]
         edit = Edit(
-            self._scope, tuple(tensors), tuple(prelude), tuple(replaced), min_opset=MIN_OPSET, **source  # type: ignore[arg-type]
+            self._scope, tuple(tensors), tuple(prelude), tuple(replaced), min_opset=self._min_opset, **source  # type: ignore[arg-type]
         )  # fmt: skip
         return Written(edit, sum(_nbytes(t) for t in tensors), codes)
 
@@ -119,7 +126,10 @@ class Writer:
         """True where codes end where a Clip would cut values off, but for rounding; ONNX Runtime asks for less."""
         value, (low, high) = self._values[unit.output], unit.limits
         half = value.scale * _HALF_STEP
-        return -value.zero_point * value.scale >= low - half and (255 - value.zero_point) * value.scale <= high + half
+        return (
+            -value.zero_point * value.scale >= low - half
+            and (self._most - value.zero_point) * value.scale <= high + half
+        )
 
     def _padding(self, unit: Unit, copy: onnx.NodeProto, tensors: list[NewTensor]) -> Written:
         """Padding of codes by the zero point: as an operator on floats it would not be fused."""
@@ -144,7 +154,7 @@ class Writer:
             self._names[name] = known
             value = self._values[name]
             tensors.append(small(known["s"], np.array(value.scale, np.float32)))
-            tensors.append(small(known["z"], np.array(value.zero_point, np.uint8)))
+            tensors.append(small(known["z"], np.array(value.zero_point, self._kind)))
         return known
 
     def _read_name(self, name: str) -> str:

@@ -124,11 +124,23 @@ def _rebuild(model: Model, change: _ScopeChange) -> None:
                 standing.add(shared.output[0])
                 nodes.append(shared)
         nodes += replacement.nodes
-    kept = [_copied(n) for n in nodes]
+    kept = _renamed(nodes, {id(n) for n in body.node})
     del body.node[:]
     body.node.extend(kept)
     if isinstance(body, onnx.GraphProto):
         _rebuild_initializers(model, body, change)
+
+
+def _renamed(nodes: Sequence[onnx.NodeProto], old: set[int]) -> list[onnx.NodeProto]:
+    """Copies of the nodes; new ones are numbered where another has their name, which ONNX Runtime would not load."""
+    namer = Namer({n.name for n in nodes if n.name and id(n) in old})
+    kept = []
+    for original in nodes:
+        copy = _copied(original)
+        if copy.name and id(original) not in old:
+            copy.name = namer(copy.name)
+        kept.append(copy)
+    return kept
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Static:
 class Planner:
     """Finds the static part of a model, and writes it.
 
-    ``weight_bits``: 7 where sums of products of eight bits would saturate.
+    ``value_bits``: 8 or 16. ``weight_bits``: 7 where sums of products of eight bits would saturate.
 
     ``rounding`` solves weights. ``plain`` gives the microseconds of a unit where it does not run on
     static integers; None for its float cost.
@@ -82,6 +82,7 @@ class Planner:
         self.plain = plain
         self.rounding: Rounding | None = None
         self.weight_bits = 8
+        self.value_bits: Literal[8, 16] = 8
         self._floors: dict[str, Array] = {}
 
     def found(self, allowed: float, usable: Callable[[Unit], bool], progress: Progress) -> Static:
@@ -101,8 +102,9 @@ class Planner:
             return Static()
         self._note_floors(everything, seen)
         weights = {u.key: self._rounded(u) for u in everything}
-        session = self.probe.whatif(self.model, names, [n for made in weights.values() for n in made])
-        chosen = grids(shared(everything), seen, session, progress)
+        rounded = [n for made in weights.values() for n in made]
+        session = self.probe.whatif(self.model, names, rounded, bits=self.value_bits)
+        chosen = grids(shared(everything), seen, session, progress, self.value_bits)
         layout = Layout(everything, shapes, self._float_readers(everything), self.plain)
         noise = functools.partial(_noise, session, layout, chosen, weights)
         damage = functools.partial(_damage, everything, noise, session.seconds, progress)
@@ -134,7 +136,9 @@ class Planner:
         biases = [u.bias for u in static.units if u.bias is not None]
         dropped = {b for b in biases if len(self.scopes.uses(main, b)) == 1 and b in main.initializers}
         guarded = {n for n, v in static.values.items() if not v.codes and self._mistaken(n, static, inside)}
-        return Writer(main, static.values, self.namer, guarded=guarded, unread=unread, dropped=dropped)
+        return Writer(
+            main, static.values, self.namer, guarded=guarded, unread=unread, dropped=dropped, bits=self.value_bits
+        )
 
     def _mistaken(self, name: str, static: Static, inside: set[int]) -> bool:
         """True where a float layer makes the value out of a decoded one, through a Relu or Clip at most."""
@@ -202,7 +206,7 @@ class Planner:
             bias = self.bias(unit)
             if bias is not None:
                 found = seen[unit.inputs[0]]
-                scale, _ = grid(found.low, found.high)
+                scale, _ = grid(found.low, found.high, self.value_bits)
                 floor = least_scales(bias, scale * _MOST_SHRUNK)
                 name = unit.weight.name if unit.weight is not None else ""
                 self._floors[name] = np.maximum(self._floors.get(name, np.float32(0)), floor)

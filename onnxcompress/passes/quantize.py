@@ -90,7 +90,7 @@ class Quantize:
     )
     activation_bits: Literal[16, 8] | None = field(
         default=None,
-        metadata={"help": "Bits of dynamic activations: 16 in two passes, or 8; default: 8 where --data allow it."},
+        metadata={"help": "Bits of activations: 8, or 16 (dynamic: in two passes; static: for NPUs)."},
     )  # fmt: skip
     reduce_range: bool | None = field(
         default=None,
@@ -126,17 +126,21 @@ class Quantize:
     def wanted_opset(self, model: Model, *, real: bool) -> int:
         """That of scales by channel, where operators may run on static integers."""
         found = real and self._may_be_static and any(u.weight for u in units(model))
-        return static.MIN_OPSET if found else 1
+        return (static.WIDE_OPSET if self._wide else static.MIN_OPSET) if found else 1
 
     @property
     def _chaining(self) -> Chaining:
-        return Chaining(self._may_be_static, self.scheme == "static", self.reduce_range)
+        return Chaining(self._may_be_static, self.scheme == "static", 16 if self._wide else 8, self.reduce_range)
+
+    @property
+    def _wide(self) -> bool:
+        return self.scheme == "static" and self.activation_bits == 16
 
     @property
     def _may_be_static(self) -> bool:
         special = self.codebook_length or self.residual_rank or self.average_bits
         plain = self.bits == 8 and self.symmetric and not self.block_size and not self.per_tensor and not special
-        eight = self.activation_bits != 16
+        eight = self.activation_bits != 16 or self._wide
         return self.scheme in ("auto", "static") and plain and eight and self.target != "cuda"
 
     def prepared(self, model: Model, probe: Probe, progress: Progress) -> tuple[Model, tuple[str, ...]]:
@@ -144,7 +148,7 @@ class Quantize:
         grid = self._grid
         if grid.bits < 8 and self.scheme not in ("float16", "bfloat16"):
             return favoured(model, probe, progress, grid, block_of(grid, self.block_size))
-        if self.bits == 8 and self.scheme in ("auto", "static", "dynamic") and self.target != "cuda":
+        if self.bits == 8 and self.scheme in ("auto", "static", "dynamic") and self.target != "cuda" and not self._wide:
             return equalized(model, probe, progress)
         return model, ()
 

@@ -49,6 +49,7 @@ def grids(
     seen: Mapping[str, Extremes],
     session: WhatIf,
     progress: Progress,
+    bits: int = 8,
 ) -> dict[str, tuple[float, int]]:
     """Scale and zero point of each value."""
     found: dict[str, tuple[float, int]] = {}
@@ -58,11 +59,11 @@ def grids(
         progress.advance(names[0])
         sample = np.concatenate([seen[n].sample for n in names])
         low, high = min(seen[n].low for n in names), max(seen[n].high for n in names)
-        ranges = list(dict.fromkeys(candidates(sample, low, high).values()))
+        ranges = list(dict.fromkeys(candidates(sample, low, high, bits).values()))
         if measured and len(ranges) > 1:
-            errors = [session.noise(dict.fromkeys(names, grid(*r)), {}) for r in ranges]
+            errors = [session.noise(dict.fromkeys(names, grid(*r, bits)), {}) for r in ranges]
         else:
-            errors = [squared_error(sample, *r) for r in ranges]
-        found.update(dict.fromkeys(names, grid(*ranges[int(np.argmin(errors))])))
+            errors = [squared_error(sample, *r, bits) for r in ranges]
+        found.update(dict.fromkeys(names, grid(*ranges[int(np.argmin(errors))], bits)))
     progress.finish()
     return found

@@ -50,11 +50,6 @@ def _schemes(o: Quantize) -> Iterator[Refusal]:
         "Leave --activation-bits out.",
     )
     yield (
-        o.scheme == "static" and o.activation_bits == 16,
-        "activations on static integers have 8 bits",
-        "Leave --activation-bits out, or use --scheme dynamic.",
-    )
-    yield (
         o.scheme == "dynamic" and fewer,
         "dynamic quantization needs symmetric weights of 8 bits with one scale per channel",
         "Leave options on bits, zero points, blocks, tables and residuals out, or use --scheme weight-only.",

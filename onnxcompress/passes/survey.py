@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.forms import costs, dynamic, static
-from onnxcompress.forms.chain_costs import shipped
+from onnxcompress.forms.chain_costs import Everywhere, shipped
 from onnxcompress.forms.product import product
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import LAYER_INPUTS, Weight, is_layer, weights
@@ -41,10 +41,14 @@ TINY = 1024  # values; below, the nodes that decode a weight eat up what its cod
 
 @dataclass(frozen=True)
 class Chaining:
-    """What is asked of static integers. ``forced``: even where their costs were not measured."""
+    """What is asked of static integers. ``forced``: even where their costs were not measured.
+
+    ``value_bits``: 8, or 16 for processors other than those that ONNX Runtime's CPU provider knows.
+    """
 
     allowed: bool
     forced: bool = False
+    value_bits: Literal[8, 16] = 8
     reduce_range: bool | None = None
 
     @property
@@ -55,6 +59,11 @@ class Chaining:
 
     def portability(self) -> str:
         """The sentence for the report."""
+        if self.value_bits == 16:
+            return (
+                "values on static integers have 16 bits, for which ONNX Runtime's CPU provider has no kernels:"
+                " the model is slower here, and meant for processors that have them"
+            )
         if self.weight_bits == 7:
             return "weights on static integers have 7 bits, so that sums do not saturate on processors without VNNI"
         return (
@@ -121,10 +130,9 @@ class Survey:
         for unit in self.static.units:
             made = writer.write(unit, self.planner.writing(unit), self.planner.bias(unit))
             before = self.planner.model.nbytes(unit.weight.tensor) if unit.weight is not None else 0
+            form = static.NAME if self.planner.value_bits == 8 else static.WIDE
             label = unit.weight.label if unit.weight is not None else unit.name
-            record = LayerRecord(
-                label, unit.op, "done", None, static.NAME, self.planner.weight_bits, before, made.nbytes
-            )
+            record = LayerRecord(label, unit.op, "done", None, form, self.planner.weight_bits, before, made.nbytes)
             yield Planned(record, made.edit, functools.partial(_error, made.codes))
 
 
@@ -161,12 +169,13 @@ def survey(
     seeing = [w for w in found if selection.reason(w) is None] if method != "nearest" else []
     rounding = watched(model, context, seeing, scopes.main, learn=method == "learned")
     planner, part = None, Static()
-    chains = context.chains or (shipped(_MEASURED) if wanted.forced else None)
-    ready = wanted.allowed and context.chained and model.opset >= static.MIN_OPSET
+    wide = wanted.value_bits == 16
+    chains = Everywhere() if wide else context.chains or (shipped(_MEASURED) if wanted.forced else None)
+    ready = wanted.allowed and context.chained and model.opset >= (static.WIDE_OPSET if wide else static.MIN_OPSET)
     if ready and context.probe is not None and chains is not None:
         planner = Planner(model, scopes, namer, context.probe, chains, functools.partial(_otherwise, context))
         planner.rounding = rounding
-        planner.weight_bits = wanted.weight_bits
+        planner.weight_bits, planner.value_bits = wanted.weight_bits, wanted.value_bits
         part = _static(planner, context, selection)
         if part.units:
             context.notes.append(wanted.portability())

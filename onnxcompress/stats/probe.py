@@ -6,7 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -130,9 +130,12 @@ class Probe:
         values: Sequence[str],
         weights: Sequence[str],
         dynamic: Mapping[str, Treated] | None = None,
+        *,
+        bits: Literal[8, 16] = 8,
     ) -> WhatIf:
         """A session for trials."""
-        return WhatIf(model, values, weights, list(self.data.parted(_TRIAL_CALLS)[1]), self.threads, dynamic or {})
+        calls = list(self.data.parted(_TRIAL_CALLS)[1])
+        return WhatIf(model, values, weights, calls, self.threads, dynamic or {}, bits=bits)
 
     def _told(self, calls: Dataset) -> Iterator[Feeds]:
         for feeds in calls:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx
@@ -32,6 +32,7 @@ Array = np.ndarray
 Grid = tuple[float, int]  # scale, zero point
 _PREFIX = "onnxcompress_whatif"
 _TRIAL_SECONDS = 0.5
+_BYTES = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +47,17 @@ class Treated:
 
 
 class WhatIf:
-    """The model on some calls, with any of its values rounded to eight bits and any of its weights replaced.
+    """The model on some calls, with any of its values rounded to eight or sixteen bits and any of its weights replaced.
 
     Args:
-        model: the model as it is, from opset 10.
+        model: the model as it is, from opset 10; for sixteen bits from 21.
         values: float32 values of the main graph that may be rounded.
         weights: initializers of the main graph that may be replaced.
         calls: inputs, all of them in memory; those are left out that would make trials last too long.
         threads: threads of the runtime.
         dynamic: values that products may see rounded with the range of each call.
         distributions: whether scores of classes are also compared as distributions.
+        bits: 8 or 16, of values that are rounded.
 
     Attributes:
         seconds: what one trial takes.
@@ -74,13 +76,15 @@ class WhatIf:
         dynamic: Mapping[str, Treated] | None = None,
         *,
         distributions: bool = True,
+        bits: Literal[8, 16] = 8,
     ) -> None:
+        self._kind = np.dtype(np.uint8 if bits == 8 else np.uint16)
         self._index = {name: i for i, name in enumerate(values)}
         twin = model.copy()
         graph = twin.proto.graph
         self._own = as_inputs(twin, set(weights))
         for name, i in self._index.items():
-            _switched(graph, name, str(i))
+            _switched(graph, name, str(i), self._kind)
         self._dynamic = {name: f"dynamic_{i}" for i, name in enumerate(dynamic or {})}
         for name, place in self._dynamic.items():
             _switched(graph, name, place, dynamic=True)
@@ -118,7 +122,7 @@ class WhatIf:
             scale, zero = values.get(name, (1.0, 0))
             given[f"{_PREFIX}_on_{i}"] = np.array(name in values)
             given[f"{_PREFIX}_scale_{i}"] = np.array(scale, np.float32)
-            given[f"{_PREFIX}_zero_{i}"] = np.array(zero, np.uint8)
+            given[f"{_PREFIX}_zero_{i}"] = np.array(zero, self._kind)
         given |= {f"{_PREFIX}_on_{place}": np.array(name in dynamic) for name, place in self._dynamic.items()}
         outputs = self._session.run(given)
         return {n: y for n, y in outputs.items() if isinstance(y, np.ndarray) and y.dtype.kind == "f"}
@@ -137,7 +141,7 @@ def as_inputs(twin: Model, names: Container[str]) -> dict[str, Array]:
     return own
 
 
-def _switched(graph: onnx.GraphProto, name: str, index: str, *, dynamic: bool = False) -> None:
+def _switched(graph: onnx.GraphProto, name: str, index: str, kind: np.dtype = _BYTES, *, dynamic: bool = False) -> None:
     """Put a switch behind a value: its readers, or the products among them, see what comes out of it."""
 
     def value(word: str) -> str:
@@ -145,9 +149,9 @@ def _switched(graph: onnx.GraphProto, name: str, index: str, *, dynamic: bool = 
 
     inputs = {"on": onnx.TensorProto.BOOL}
     if not dynamic:
-        inputs |= {"scale": onnx.TensorProto.FLOAT, "zero": onnx.TensorProto.UINT8}
-    for word, kind in inputs.items():
-        graph.input.append(helper.make_tensor_value_info(value(word), kind, []))
+        inputs |= {"scale": onnx.TensorProto.FLOAT, "zero": helper.np_dtype_to_tensor_dtype(kind)}
+    for word, element in inputs.items():
+        graph.input.append(helper.make_tensor_value_info(value(word), element, []))
     seen, codes = value("seen"), [value(word) for word in ("codes", "scale", "zero")]
     nodes = [
         helper.make_node("DynamicQuantizeLinear", [name], codes)
