@@ -42,13 +42,15 @@ IMAGE = (2, 8, 9, 9)
 CONV = "Conv<pads = [1, 1, 1, 1]>"
 STRIDED = "Conv<strides = [3, 3]>"
 PRODUCT = {"QLinearConv": 1, "QLinearMatMul": 1}
+MIXED = {"QGemm": 1, "QLinearMatMul": 1}
 WEIGHTS = {
     "w": normal(8, 8, 3, 3, seed=1, scale=0.2), "b": normal(8, seed=2),
     "v": normal(8, 8, 3, 3, seed=3, scale=0.2), "c": normal(8, seed=4),
     "deep": normal(8, 1, 3, 3, seed=5, scale=0.5), "pairs": normal(8, 2, 3, 3, seed=6, scale=0.3),
     "wide": normal(8, 16, 3, 3, seed=7, scale=0.1), "line": normal(8, 8, 3, seed=8, scale=0.3),
     "m": normal(64, 48, seed=9, scale=0.1), "n": normal(48, 40, seed=10, scale=0.1),
-    "flat": normal(72, 16, seed=11, scale=0.1),
+    "flat": normal(72, 16, seed=11, scale=0.1), "turned": normal(40, 48, seed=12, scale=0.1),
+    "e": normal(48, seed=13), "f": normal(40, seed=14),
     "zero": np.array(0, np.float32), "one": np.array(1, np.float32), "six": np.array(6, np.float32),
     "less": np.array(-1, np.float32), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "rows": np.array([24, -1]),
     "twice": np.array([1, 1, 2, 2], np.float32), "axis": np.array([0]),
@@ -105,13 +107,18 @@ def source(body: str, shape: tuple[int | str, ...] = IMAGE, outs: str = "y:4", *
 
 
 def static(
-    model: onnx.ModelProto, folder: Path, *, exclude: tuple[str, ...] = (), calls: Sequence[Arrays] | None = None
+    model: onnx.ModelProto,
+    folder: Path,
+    *,
+    exclude: tuple[str, ...] = (),
+    calls: Sequence[Arrays] | None = None,
+    costs: ChainCosts = EAGER,
 ) -> Made:
     """Everything that can be is put on integers, whatever it does to the outputs."""
     feeds = calls or [inputs(model, seed=10 * i) for i in range(4)]
     data = Dataset("given", len(feeds), lambda i: dict(feeds[i]))
     twin = opened(model, folder)
-    context = Context(chains=EAGER, noise_limit=math.inf, probe=Probe(data, threads=1))
+    context = Context(chains=costs, noise_limit=math.inf, probe=Probe(data, threads=1))
     found = survey(twin, context, (), exclude, Chaining(allowed=True, reduce_range=False))
     edit.apply(twin, [planned.edit for planned in found.edits()])
     words = [u.op + (f"+{u.cut.op_type}" if u.cut is not None else "") for u in found.static.units]
@@ -180,9 +187,12 @@ def agree(made: Made) -> None:
         ("h = Conv<pads = [1, 1]>(x, line, b) r = Relu(h) y = Conv(r, line, c)", (2, 8, 30), "y:3", {"QLinearConv": 2}),
         (f"h = {STRIDED}(x, w, b) r = Reshape(h, rows) y = MatMul(r, flat)", (24, 8, 9, 9), "y:2", PRODUCT),
         (f"h = {STRIDED}(x, w, b) r = Flatten(h) y = MatMul(r, flat)", (24, 8, 9, 9), "y:2", PRODUCT),
+        ("h = Gemm(x, m, e) r = Relu(h) y = Gemm<transB = 1>(r, turned, f)", ("rows", 64), "y:2", {"QGemm": 2}),
+        ("h = Gemm(x, m) r = Clip(h, zero, six) y = MatMul(r, n)", ("rows", 64), "y:2", MIXED),
         ("u = Unsqueeze(x, axis) h = Conv(u, w, b) y = Squeeze(h, axis)", (8, 9, 9), "y:3", {"QLinearConv": 1}),
     ],
-    ids=["products", "products of rank 3", "one axis", "Reshape", "Flatten", "Squeeze and Unsqueeze"],
+    ids=["products", "products of rank 3", "one axis", "Reshape", "Flatten", "Gemm", "Gemm and MatMul",
+         "Squeeze and Unsqueeze"],
 )  # fmt: skip
 def test_other_ranks_run_on_integers_too(
     tmp_path: Path, body: str, shape: tuple[int | str, ...], outs: str, layers: dict[str, int]
@@ -194,6 +204,28 @@ def test_other_ranks_run_on_integers_too(
     assert not set(found) & FLOATS
     assert {op: found[op] for op in layers} == layers
     assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["y = Gemm<alpha = 0.5>(x, m, e)", "y = Gemm<beta = 2.0>(x, m, e)", "t = Transpose(x) y = Gemm<transA = 1>(t, m)"],
+)
+def test_a_gemm_with_factors_stays_in_float(tmp_path: Path, body: str) -> None:
+    made = static(source(body, ("rows", 64), "y:2"), tmp_path)
+    assert "Gemm" not in made.units
+    feeds = made.fresh()
+    np.testing.assert_array_equal(outputs(made.model, feeds)["y"], outputs(made.original, feeds)["y"])
+
+
+def test_a_float_pooling_before_codes_stays_in_float(tmp_path: Path) -> None:
+    """The runtime would quantize before it, which is slower."""
+    body = f"h = {CONV}(x, w, b) r = Relu(h) p = MaxPool<kernel_shape = [2, 2]>(r) y = {CONV}(p, v, c)"
+    costs = ChainCosts(EAGER.layers, {**EAGER.elementwise, "MaxPool": (0.0, 1e9)}, 0.0)
+    made = static(source(body), tmp_path, exclude=("w",), costs=costs)
+    assert made.units == ["Conv"]
+    agree(made)
+    order = list(made.loaded)
+    assert order.index("MaxPool") < order.index("QuantizeLinear") < order.index("QLinearConv")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ _BINARY = ("Add", "Mul")
 _ALONE = ("Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool")
 _MOVING = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Resize")
 _OPTIONAL_IR = 4  # from this IR on an initializer that is an input as well may be replaced
-_LAYERS = ("Conv", "MatMul")  # Gemm is not fused where a Relu follows or its bias is small
+_LAYERS = ("Conv", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,13 @@ class Unit:
     def op(self) -> str:
         """Type of the operator."""
         return str(self.node.op_type)
+
+    @property
+    def own_axis(self) -> int:
+        """The axis of the weight along which its output channels lie."""
+        if self.op == "Conv" or (self.op == "Gemm" and attribute_value(self.node, "transB", 0)):
+            return 0
+        return 1
 
 
 def units(model: Model, scopes: Scopes | None = None) -> list[Unit]:
@@ -131,7 +138,9 @@ class _Finder:
         bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
         if bias is not None and self.constant(bias) is None:
             return None
-        if node.op_type == "MatMul" and len(weight.dims) != 2:
+        if node.op_type != "Conv" and len(weight.dims) != 2:
+            return None
+        if node.op_type == "Gemm" and not _plain(node):
             return None
         cut, output, limits = self._behind(node)
         return Unit(node, cut, (node.input[0],), output, weight, bias, limits=limits)
@@ -183,3 +192,9 @@ class _Finder:
                     return None
                 limits[index] = float(bound.reshape(-1)[0])
         return (limits[0], limits[1]) if limits[0] <= 0 <= limits[1] else None
+
+
+def _plain(gemm: onnx.NodeProto) -> bool:
+    """True for x·W + b, with W as it is or transposed."""
+    factors = [attribute_value(gemm, name, 1.0) for name in ("alpha", "beta")]
+    return factors == [1.0, 1.0] and not attribute_value(gemm, "transA", 0)

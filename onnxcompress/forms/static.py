@@ -59,10 +59,10 @@ class Written:
 class Writer:
     """Writes units one after the other; the tensors of a value are stored with the first unit that needs them.
 
-    ``values`` are those that have grids, of 8 or 16 ``bits``. ``guarded``: float values that a float layer makes of a
-    decoded value, with nothing in between; ONNX Runtime would take the layer for one that somebody forgot, and round
-    its weights with one scale for all. ``unread``: results of units that nothing reads but codes. ``dropped``: biases
-    that nothing else reads.
+    ``values`` are those that have grids, of 8 or 16 ``bits``. ``guarded``: float values before whose rounding ONNX
+    Runtime is stopped. It would take a float layer between decoded values for one that somebody forgot, and round its
+    weights with one scale for all, or quantize before a float MaxPool. ``unread``: results of units that nothing reads
+    but codes. ``dropped``: biases that nothing else reads.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Writer:
             source = edit_source(writing.weight)
             if unit.bias in self._dropped:
                 source["dropped"] = (*source.get("dropped", ()), unit.bias)
-        clipped = unit.cut is not None and unit.cut.op_type == "Clip" and self._ends_there(unit)
+        clipped = unit.cut is not None and self._needless(unit, unit.cut) and self._ends_there(unit)
         last = copy if unit.cut is None or clipped else _copied(unit.cut)
         behind = self._gives(unit, last, tensors)
         if unit.cut is None or clipped:
@@ -122,8 +122,13 @@ class Writer:
         )  # fmt: skip
         return Written(edit, sum(_nbytes(t) for t in tensors), codes)
 
+    @staticmethod
+    def _needless(unit: Unit, cut: onnx.NodeProto) -> bool:
+        """True where ONNX Runtime does not fuse what codes would cut off by themselves."""
+        return cut.op_type == "Clip" or unit.op == "Gemm"
+
     def _ends_there(self, unit: Unit) -> bool:
-        """True where codes end where a Clip would cut values off, but for rounding; ONNX Runtime asks for less."""
+        """True where codes end where values would be cut off, but for rounding; ONNX Runtime asks for less."""
         value, (low, high) = self._values[unit.output], unit.limits
         half = value.scale * _HALF_STEP
         return (
@@ -194,7 +199,11 @@ class Writer:
             stored = codes.stored(self._namer(f"{stem}.q"), np.dtype(np.int8), writing.dims, lambda q: q.codes)
             scale = codes.stored(self._namer(f"{stem}.s"), np.dtype(np.float32), (channels,), lambda q: q.scale)
             tensors += [stored, scale]
-            prelude.append(helper.make_node("DequantizeLinear", [stored.name, scale.name], [weight.name], axis=axis))
+            read = [stored.name, scale.name]
+            if unit.op == "Gemm":  # which ONNX Runtime does not fuse without
+                tensors.append(small(self._namer(f"{stem}.z"), np.zeros(channels, np.int8)))
+                read.append(tensors[-1].name)
+            prelude.append(helper.make_node("DequantizeLinear", read, [weight.name], axis=axis))
         if bias is None:
             return codes
         seen = np.float32(self._values[unit.inputs[0]].scale)

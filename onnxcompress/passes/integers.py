@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 _DAMAGE_SECONDS = 40.0
+_PASSED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")  # by QuantizeLinear on its way up, as is MaxPool
 _WORTH = 1.03  # of the time of all layers, that the placement has to save
 _MOST_SHRUNK = 1 / 16  # of a range, by the candidates for it
 
@@ -135,7 +136,8 @@ class Planner:
         unread = {n for n, nodes in uses.items() if all(node is not None and id(node) in pads for node in nodes)}
         biases = [u.bias for u in static.units if u.bias is not None]
         dropped = {b for b in biases if len(self.scopes.uses(main, b)) == 1 and b in main.initializers}
-        guarded = {n for n, v in static.values.items() if not v.codes and self._mistaken(n, static, inside)}
+        floats = [n for n, v in static.values.items() if not v.codes]
+        guarded = {n for n in floats if self._mistaken(n, static, inside) or self._pooled(n, inside)}
         return Writer(
             main, static.values, self.namer, guarded=guarded, unread=unread, dropped=dropped, bits=self.value_bits
         )
@@ -150,13 +152,19 @@ class Planner:
         value = static.values.get(node.input[0])
         return value is not None and value.codes
 
+    def _pooled(self, name: str, inside: set[int]) -> bool:
+        """True where a float MaxPool gives the value: the runtime would quantize all that it reads, and pool slowly."""
+        node = self.scopes.main.producers.get(name)
+        while node is not None and node.op_type in _PASSED:
+            node = self.scopes.main.producers.get(node.input[0])
+        return node is not None and node.op_type == "MaxPool" and id(node) not in inside
+
     def writing(self, unit: Unit) -> Writing | None:
         """The weight of a unit, rounded per output channel."""
         weight = unit.weight
         if weight is None:
             return None
-        own = 0 if unit.op == "Conv" else 1
-        groups = per_channel(weight.dims, (own,))
+        groups = per_channel(weight.dims, (unit.own_axis,))
         floor = self._floors.get(weight.name)
         if floor is not None:
             floor = floor.reshape(groups.scale_shape)
@@ -197,8 +205,7 @@ class Planner:
         if unit.weight is None or unit.bias is None:
             return True
         bias = self.bias(unit)
-        own = 0 if unit.op == "Conv" else 1
-        return bias is not None and bias.size == unit.weight.dims[own] and bool(np.isfinite(bias).all())
+        return bias is not None and bias.size == unit.weight.dims[unit.own_axis] and bool(np.isfinite(bias).all())
 
     def _note_floors(self, everything: Sequence[Unit], seen: Mapping[str, Extremes]) -> None:
         """Least scales of weights, for the smallest scale that their input may get."""

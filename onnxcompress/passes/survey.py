@@ -195,9 +195,9 @@ def _spared(part: Static) -> Iterator[str]:
 
 def _otherwise(context: Context, unit: Unit, float_us: float) -> float:
     """Microseconds of a unit where it is not put on static integers: products have other forms that are fast."""
-    if unit.weight is None or unit.op != "MatMul" or unit.inputs[0] not in context.observed:
+    if unit.weight is None or unit.op == "Conv" or unit.inputs[0] not in context.observed:
         return float_us
-    inputs, outputs = unit.weight.dims
+    inputs, outputs = unit.weight.dims[1 - unit.own_axis], unit.weight.dims[unit.own_axis]
     shapes = context.observed[unit.inputs[0]].shapes
     known = [costs.expected(context.costs, form, shapes, inputs, outputs) for form in (dynamic.ONE_PASS,)]
     return float_us / max([1.0, *(s for s in known if s is not None)])

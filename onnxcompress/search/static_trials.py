@@ -129,9 +129,9 @@ def _rounded(model: Model, unit: Unit, namer: Namer, bits: int) -> Array:
     weight = unit.weight
     if weight is None:
         raise ValueError("an operator without a weight has none to round")
-    convolves = unit.op == "Conv"
-    groups = per_channel(weight.dims, (0 if convolves else 1,))
-    found = quantized(Writing(model, weight, Grid(bits), groups, namer, keep_sums=convolves), np.dtype(np.float32))
+    groups = per_channel(weight.dims, (unit.own_axis,))
+    writing = Writing(model, weight, Grid(bits), groups, namer, keep_sums=unit.op == "Conv")
+    found = quantized(writing, np.dtype(np.float32))
     return np.ascontiguousarray(found.dequantize().reshape(weight.dims))
 
 
