@@ -42,7 +42,7 @@ IMAGE = (2, 8, 9, 9)
 CONV = "Conv<pads = [1, 1, 1, 1]>"
 STRIDED = "Conv<strides = [3, 3]>"
 PRODUCT = {"QLinearConv": 1, "QLinearMatMul": 1}
-MIXED = {"QGemm": 1, "QLinearMatMul": 1}
+BOTH_PRODUCTS = {"QGemm": 1, "QLinearMatMul": 1}
 WEIGHTS = {
     "w": normal(8, 8, 3, 3, seed=1, scale=0.2), "b": normal(8, seed=2),
     "v": normal(8, 8, 3, 3, seed=3, scale=0.2), "c": normal(8, seed=4),
@@ -188,7 +188,7 @@ def agree(made: Made) -> None:
         (f"h = {STRIDED}(x, w, b) r = Reshape(h, rows) y = MatMul(r, flat)", (24, 8, 9, 9), "y:2", PRODUCT),
         (f"h = {STRIDED}(x, w, b) r = Flatten(h) y = MatMul(r, flat)", (24, 8, 9, 9), "y:2", PRODUCT),
         ("h = Gemm(x, m, e) r = Relu(h) y = Gemm<transB = 1>(r, turned, f)", ("rows", 64), "y:2", {"QGemm": 2}),
-        ("h = Gemm(x, m) r = Clip(h, zero, six) y = MatMul(r, n)", ("rows", 64), "y:2", MIXED),
+        ("h = Gemm(x, m) r = Clip(h, zero, six) y = MatMul(r, n)", ("rows", 64), "y:2", BOTH_PRODUCTS),
         ("u = Unsqueeze(x, axis) h = Conv(u, w, b) y = Squeeze(h, axis)", (8, 9, 9), "y:3", {"QLinearConv": 1}),
     ],
     ids=["products", "products of rank 3", "one axis", "Reshape", "Flatten", "Gemm", "Gemm and MatMul",
