@@ -16,7 +16,7 @@ from onnxcompress.passes.base import PlanningPass
 from onnxcompress.stats.output_noise import NOISE_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from onnxcompress.graph.model import Model
     from onnxcompress.pipeline import Ran
@@ -103,6 +103,10 @@ class Attempt:
         if self.has_chains:
             return fidelity.sqnr_db < -10 * math.log10(self.manner.wanted) - _SLACK_DB
         return bool(self.forms & _EIGHT_BITS) and fidelity.sqnr_db < _POOR_DB
+
+    def holds(self, budgets: Collection[str]) -> bool:
+        """True where these budgets hold."""
+        return all(c.ok for c in self.verification.checks if c.name in budgets)
 
     @property
     def settled(self) -> bool:

@@ -24,6 +24,7 @@ from onnxcompress.recipe import Recipe
 from onnxcompress.report import LayerRecord, Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
+from onnxcompress.search.extents import open_extents, searched, settled_at
 from onnxcompress.verify.budgets import Budgets, judge
 from onnxcompress.verify.facts import model_facts, model_files, size_bytes
 from onnxcompress.verify.preflight import preflight
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxcompress.data.dataset import Dataset
+    from onnxcompress.passes.base import Extents
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class _Run:
         self.original = self.hashing.submit(model_facts, self.source)
         self.memory: dict[str, Any] = {}
         self.candidate = self.target.with_name(part)
+        self.standing: Model | None = None
 
     def _refuse_unjudgeable(self) -> None:
         names = set(self.recipe.budgets.asked) - {"max_size"}
@@ -137,51 +140,65 @@ class _Run:
 
     def result(self) -> Result:
         """Try, verify and publish."""
-        manner: Manner | None = first_manner(self.recipe.budgets)
+        extents = open_extents(self.recipe)
         if self.options.dry_run:
-            _, ran = self._planned(manner or Manner())
-            return Result(self._report(ran, None, (), None, "passed"), None, passed=True)
-        tried: list[Attempt] = []
+            return self._foreseen(extents)
         try:
-            while manner is not None:
-                tried.append(self._attempt(*self._planned(manner), manner))
-                manner = following(tried) if self.options.verify else None
-            return self._published(self._kept(tried))
+            if extents is None:
+                return self._published(*self._attempted(self.recipe))
+            opened = self.recipe
+            extent, (attempt, note) = searched(
+                extents,
+                lambda value: self._attempted(settled_at(opened, value)),
+                lambda made: made[0].holds(extents.budgets),
+            )
+            self.recipe = settled_at(opened, extent)
+            return self._published(attempt, note)
         finally:
             self.hashing.shutdown(wait=False, cancel_futures=True)
             writer.discard(self.candidate)
 
-    def _planned(self, manner: Manner) -> tuple[Model, list[pipeline.Ran]]:
+    def _foreseen(self, extents: Extents | None) -> Result:
+        """The plan of a dry run; with the first extent that would be tried."""
+        if extents is not None:
+            self.recipe = settled_at(self.recipe, extents.values[extents.first])
+            self.notes = (
+                *self.notes,
+                f"how far to go is found by measuring {', '.join(extents.budgets)}; here the guess",
+            )
+        _, ran = self._planned(self.recipe, first_manner(self.recipe.budgets))
+        return Result(self._report(ran, None, (), None, "passed"), None, passed=True)
+
+    def _attempted(self, recipe: Recipe) -> tuple[Attempt, str | None]:
+        """The best of all ways to write what a recipe makes, and what there is to say of the others."""
+        manner: Manner | None = first_manner(recipe.budgets)
+        tried: list[Attempt] = []
+        while manner is not None:
+            model, ran = self._planned(recipe, manner)
+            self._write(model)
+            tried.append(Attempt(manner, model, ran, self._verified()))
+            manner = following(tried) if self.options.verify else None
+        kept = best(tried)
+        return kept, taken_back(tried, kept)
+
+    def _planned(self, recipe: Recipe, manner: Manner) -> tuple[Model, list[pipeline.Ran]]:
         environment = pipeline.Environment(
             self.data, self.options.threads, self.options.seed, manner.fast_forms, self.options.progress,
             noise_limit=manner.noise_limit, chains=manner.chains,
             identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory,
         )  # fmt: skip
-        model, ran = pipeline.run(self.source.copy(), self.recipe.steps, environment)
+        model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
         _refuse_idle(ran)
         model = model.copy()
-        provenance.stamp(model, self.recipe, self.options.seed)
+        provenance.stamp(model, recipe, self.options.seed)
         return model, ran
-
-    def _attempt(self, model: Model, ran: list[pipeline.Ran], manner: Manner) -> Attempt:
-        self._write(model)
-        return Attempt(manner, model, ran, self._verified())
-
-    def _kept(self, tried: list[Attempt]) -> Attempt:
-        """The best attempt, which stands written now."""
-        kept = best(tried)
-        note = taken_back(tried, kept)
-        if note is not None:
-            self.notes = (*self.notes, note)
-        if kept is not tried[-1]:
-            self._write(kept.model)
-        return kept
 
     def _write(self, model: Model) -> None:
         progress = self.options.progress
         progress.start("writing", sum(model.nbytes(t) for t in model.tensors() if not model.has_data(t)))
         writer.save(model, self.candidate, told=progress.advance, stem=self.target.name)
         progress.finish()
+        self.standing = model
 
     def _verified(self) -> Verification:
         if not self.options.verify:
@@ -194,8 +211,12 @@ class _Run:
         options = _verify_options(self.options, self.recipe.budgets)
         return verify(self.path, self.candidate, self.judged, options, self.options.progress)
 
-    def _published(self, attempt: Attempt) -> Result:
+    def _published(self, attempt: Attempt, note: str | None) -> Result:
         found = attempt.verification
+        if note is not None:
+            self.notes = (*self.notes, note)
+        if self.standing is not attempt.model:
+            self._write(attempt.model)
         place = self.target if found.passed else self.target.with_suffix(".rejected.onnx")
         writer.publish(self.candidate, place)
         verdict: Outcome = "passed" if found.passed else "failed"
@@ -239,7 +260,8 @@ def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
     Raises:
         UsageError: the target is the input, exists, or lies in no folder that can be written to.
     """
-    tag = recipe.name or recipe.steps[-1].tag
+    last = recipe.steps[-1]
+    tag = recipe.name or (last.tag if open_extents(recipe) is None else last.name)
     target = options.output or path.with_name(f"{path.stem}.{tag}.onnx")
     if target.exists() and not target.is_file():
         raise UsageError(f"the output {target} is no ordinary file", "Give a file name with -o.")

@@ -131,6 +131,30 @@ class RewritingPass(Protocol):
         """Return a changed copy of the model, or the model itself where nothing can be done."""
 
 
+@dataclass(frozen=True)
+class Extents:
+    """How far a pass may go where that was left open: ``values``, ascending, and the place of the ``first`` to try.
+
+    ``budgets`` decide: it goes as far as they hold where ``most`` is asked for, and else no further than they need.
+    """
+
+    values: tuple[float, ...]
+    first: int
+    budgets: tuple[str, ...]
+    most: bool = False
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """A pass that can leave it open how far it goes."""
+
+    def extents(self, budgets: Mapping[str, float]) -> Extents | None:
+        """What is open with these budgets; None where all was said."""
+
+    def at(self, extent: float) -> Pass:
+        """The pass that goes so far."""
+
+
 Pass = PlanningPass | RewritingPass
 _registry: dict[str, type] = {}
 _Kind = TypeVar("_Kind", bound=type)

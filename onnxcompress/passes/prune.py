@@ -11,8 +11,7 @@ the model is loaded (`forms.sparse`): a smaller file at the original's speed.
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import field, fields
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -24,8 +23,9 @@ from onnxcompress.forms import sparse
 from onnxcompress.forms.base import Codes, edit_source
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.passes.base import Context, Pass, Planned, Skip, register
+from onnxcompress.passes.base import Context, Extents, Pass, Planned, Skip, register
 from onnxcompress.passes.outcomes import skipped
+from onnxcompress.passes.prune_refusals import refuse
 from onnxcompress.passes.sparse_work import Work
 from onnxcompress.passes.sparsities import by_damage, by_threshold
 from onnxcompress.passes.structures import Structures
@@ -44,7 +44,8 @@ Array = np.ndarray
 Importance = Literal["auto", "magnitude", "activation", "hessian"]
 Allocation = Literal["damage", "uniform", "global"]
 DENSE = "dense"
-_DEFAULT, _RATIO = 0.5, 0.3
+_DEFAULT, _RATIO, _ROUNDS = 0.5, 0.3, 4
+_FIDELITY = ("max_drop", "min_sqnr", "min_cosine", "min_agreement")
 _GATHERED = (Tensor.FLOAT, Tensor.FLOAT16, Tensor.DOUBLE)
 _WORTH = 0.97  # of its bytes, that a weight has to shrink below to be stored sparse
 _ON_TRIAL = 1 << 30  # bytes of weights, which are all in memory then
@@ -74,6 +75,11 @@ class Prune:
         default="auto",
         metadata={"help": "What a weight counts: magnitude, times its input, or what the others cannot take over."},
     )
+    schedule: Literal["cubic", "linear"] | None = field(
+        default=None,
+        metadata={"help": "In rounds, each on what layers see by then; as far as budgets on fidelity hold, if given."},
+    )
+    rounds: int | None = field(default=None, metadata={"help": "Of the schedule; default 4."})
     form: Literal["packed", "dense"] = field(
         default="packed", metadata={"help": "Store what stays, put together at load; or zeros where they are."}
     )
@@ -81,52 +87,62 @@ class Prune:
         default=None, metadata={"help": "In place of single weights: what is cut out whole, so that work is saved too."}
     )
     ratio: float | None = field(
-        default=None, metadata={"help": "With --structure: share of all multiply-adds that goes; default 0.3."}
+        default=None,
+        metadata={
+            "help": "With --structure: share of multiply-adds that goes; default 0.3, or as --min-speedup needs."
+        },
     )
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
 
     def __post_init__(self) -> None:
         """Refuse combinations that mean nothing."""
-        try:
-            pattern = Pattern.of(self.pattern)
-        except ValueError as error:
-            raise UsageError(str(error), "Choose another --pattern.") from error
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise UsageError(f"a sparsity of {self.sparsity:g} cannot be had", "Give a share between 0 and 1, as 0.5.")
-        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise UsageError("the threshold must be above zero", "Give a magnitude such as 0.01.")
-        if self.threshold is not None and self.sparsity is not None:
-            raise UsageError("--threshold and --sparsity exclude each other", "Leave one of them out.")
-        if pattern.ratio is not None and (self.sparsity is not None or self.threshold is not None):
-            raise UsageError(f"--pattern {self.pattern} says already how many weights go", "Leave out the other.")
-        self._refuse_mixture()
-
-    def _refuse_mixture(self) -> None:
-        """Refuse options of single weights together with those of structures."""
-        if self.structure is None:
-            if self.ratio is not None:
-                raise UsageError("--ratio has a meaning with --structure only", "Give --structure all, or --sparsity.")
-            return
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise UsageError(f"a ratio of {self.ratio:g} cannot be had", "Give a share between 0 and 1, as 0.3.")
-        kinds = {item.name: item.default for item in fields(self)}
-        for name in ("sparsity", "threshold", "pattern", "importance", "allocation", "form"):
-            if getattr(self, name) != kinds[name]:
-                raise UsageError(f"--{name} has no meaning with --structure", "Leave one of them out.")
+        refuse(self)
 
     def parts(self) -> tuple[Pass, ...]:
-        """The pass that does it: this one for single weights, another one for structures."""
-        if self.structure is None:
+        """The passes that do it: this one for single weights, another one for structures, one for each round."""
+        if self.structure is None and self.schedule is None:
             return (self,)
-        ratio = _RATIO if self.ratio is None else self.ratio
-        return (Structures(self.structure, ratio, self.include, self.exclude),)
+        if self.structure is None:
+            return tuple(replace(self, sparsity=s, schedule=None, rounds=None) for s in self._shares)
+        left, made = 1.0, list[Pass]()
+        for share in self._shares:  # of what was there at first, while a round counts what it finds
+            made.append(Structures(self.structure, 1 - (1 - share) / left, self.include, self.exclude))
+            left = 1 - share
+        return tuple(made)
+
+    @property
+    def _shares(self) -> list[float]:
+        """What is gone after each round: s_k = s (1 − (1 − k/n)³), or s k/n (Zhu & Gupta 2017, arXiv 1710.01878)."""
+        if self.schedule is None:
+            return [self._share]
+        power, n = 3 if self.schedule == "cubic" else 1, self.rounds or _ROUNDS
+        return [self._share * (1 - (1 - k / n) ** power) for k in range(1, n + 1)]
+
+    def extents(self, budgets: Mapping[str, float]) -> Extents | None:
+        """The ratio where only the speed is asked for, or the rounds that budgets on fidelity may end."""
+        if self.structure is not None and self.ratio is None and "min_speedup" in budgets:
+            values = tuple(k / 20 for k in range(1, 19))
+            wanted = 1 - 1 / max(budgets["min_speedup"], 1.0)
+            first = min(range(len(values)), key=lambda i: abs(values[i] - wanted))
+            return Extents(values, first, ("min_speedup",))
+        bounds = tuple(name for name in _FIDELITY if name in budgets)
+        if self.schedule is not None and bounds:
+            return Extents(tuple(self._shares), len(self._shares) - 1, bounds, most=True)
+        return None
+
+    def at(self, extent: float) -> Pass:
+        """The pass with that share, in as many rounds as it takes."""
+        rounds = 1 + self._shares.index(extent) if self.schedule is not None else 1
+        way = self.schedule if rounds > 1 else None
+        made = replace(self, schedule=way, rounds=rounds if way is not None else None)
+        return replace(made, sparsity=extent) if self.structure is None else replace(made, ratio=extent)
 
     @property
     def tag(self) -> str:
         """``sparse50``, ``sparse2of4``, ``sparse``; ``narrow30``."""
         if self.structure is not None:
-            return self.parts()[0].tag
+            return f"narrow{100 * self._share:g}"
         ratio = Pattern.of(self.pattern).ratio
         if ratio is not None:
             return f"sparse{ratio[0]}of{ratio[1]}"
@@ -134,6 +150,8 @@ class Prune:
 
     @property
     def _share(self) -> float:
+        if self.structure is not None:
+            return _RATIO if self.ratio is None else self.ratio
         return _DEFAULT if self.sparsity is None else self.sparsity
 
     @property

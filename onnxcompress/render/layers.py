@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxcompress.render import words
@@ -78,8 +79,13 @@ def _layer_row(layer: LayerRecord) -> tuple[Cell, ...]:
     )
 
 
-def _done(steps: Sequence[Step]) -> Iterator[LayerRecord]:
-    return (layer for step in steps for layer in step.layers if layer.status == "done")
+def _done(steps: Sequence[Step]) -> list[LayerRecord]:
+    """What was done to each tensor in the end, from what it was at first: several steps may work on one."""
+    found: dict[str, LayerRecord] = {}
+    for layer in (y for step in steps for y in step.layers if y.status == "done"):
+        first = found.get(layer.name, layer)
+        found[layer.name] = replace(layer, bytes_before=first.bytes_before)
+    return list(found.values())
 
 
 def _form(layer: LayerRecord) -> str:

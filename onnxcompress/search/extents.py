@@ -1,0 +1,77 @@
+"""How far to go, found by going there: the least extent for which budgets hold, or the greatest for which they do.
+
+Whether they hold is taken to change once along the way (more is cut out: faster, and further from the original). So the
+place is bracketed from a first guess in steps that double, and halved from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from onnxcompress.errors import UsageError
+from onnxcompress.passes.base import Adjustable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnxcompress.passes.base import Extents
+    from onnxcompress.recipe import Recipe
+
+_Tried = TypeVar("_Tried")
+
+
+def open_extents(recipe: Recipe) -> Extents | None:
+    """What may become of the step of a recipe that leaves open how far it goes; None where no step does.
+
+    Raises:
+        UsageError: more than one does.
+    """
+    asked = recipe.budgets.asked
+    found = [e for s in recipe.steps if isinstance(s, Adjustable) and (e := s.extents(asked)) is not None]
+    if len(found) > 1:
+        raise UsageError(
+            "more than one step leaves open how far it goes", "Say it of all steps but one, as with ratio."
+        )
+    return found[0] if found else None
+
+
+def settled_at(recipe: Recipe, extent: float) -> Recipe:
+    """The recipe with its open step going so far."""
+    asked = recipe.budgets.asked
+    steps = [
+        step.at(extent) if isinstance(step, Adjustable) and step.extents(asked) is not None else step
+        for step in recipe.steps
+    ]
+    return replace(recipe, steps=tuple(steps))
+
+
+def searched(
+    extents: Extents, attempt: Callable[[float], _Tried], holds: Callable[[_Tried], bool]
+) -> tuple[float, _Tried]:
+    """The extent to keep, and what came of it.
+
+    Args:
+        extents: what is open.
+        attempt: goes so far.
+        holds: whether the budgets that decide hold of what came of it.
+
+    Returns:
+        Where they hold nowhere the furthest extent, or with ``most`` the nearest.
+    """
+    values, found = extents.values, dict[int, _Tried]()
+    low, high = -1, len(values)  # below low one answer is known, from high on the other
+    index, step = extents.first, 1
+    while low < high - 1:
+        found[index] = attempt(values[index])
+        if holds(found[index]) != extents.most:
+            high, onward = index, -1
+        else:
+            low, onward = index, 1
+        if low >= 0 and high < len(values):
+            index = (low + high) // 2
+        else:
+            index = min(max(index + onward * step, low + 1), high - 1)
+            step *= 2
+    best = max(low, 0) if extents.most else min(high, len(values) - 1)
+    return values[best], found[best]
