@@ -24,6 +24,7 @@ from onnxcompress.forms.base import Codes, edit_source
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.passes.base import Context, Extents, Pass, Planned, Skip, register
+from onnxcompress.passes.blocks import Blocks
 from onnxcompress.passes.outcomes import skipped
 from onnxcompress.passes.prune_refusals import refuse
 from onnxcompress.passes.sparse_work import Work
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Importance = Literal["auto", "magnitude", "activation", "hessian"]
 Allocation = Literal["damage", "uniform", "global"]
+Structure = Literal["channels", "neurons", "heads", "all", "blocks"]
 DENSE = "dense"
 _DEFAULT, _RATIO, _ROUNDS = 0.5, 0.3, 4
 _FIDELITY = ("max_drop", "min_sqnr", "min_cosine", "min_agreement")
@@ -83,7 +85,7 @@ class Prune:
     form: Literal["packed", "dense"] = field(
         default="packed", metadata={"help": "Store what stays, put together at load; or zeros where they are."}
     )
-    structure: Literal["channels", "neurons", "heads", "all"] | None = field(
+    structure: Structure | None = field(
         default=None, metadata={"help": "In place of single weights: what is cut out whole, so that work is saved too."}
     )
     ratio: float | None = field(
@@ -107,9 +109,14 @@ class Prune:
             return tuple(replace(self, sparsity=s, schedule=None, rounds=None) for s in self._shares)
         left, made = 1.0, list[Pass]()
         for share in self._shares:  # of what was there at first, while a round counts what it finds
-            made.append(Structures(self.structure, 1 - (1 - share) / left, self.include, self.exclude))
+            made.append(self._structures(self.structure, share if left == 1 else 1 - (1 - share) / left))
             left = 1 - share
         return tuple(made)
+
+    def _structures(self, structure: Structure, ratio: float) -> Pass:
+        if structure == "blocks":
+            return Blocks(ratio, self.include, self.exclude)
+        return Structures(structure, ratio, self.include, self.exclude)
 
     @property
     def _shares(self) -> list[float]:
@@ -142,7 +149,7 @@ class Prune:
     def tag(self) -> str:
         """``sparse50``, ``sparse2of4``, ``sparse``; ``narrow30``."""
         if self.structure is not None:
-            return f"narrow{100 * self._share:g}"
+            return self._structures(self.structure, self._share).tag
         ratio = Pattern.of(self.pattern).ratio
         if ratio is not None:
             return f"sparse{ratio[0]}of{ratio[1]}"

@@ -93,16 +93,21 @@ def departs(reference: Model, small: Model, feeds: Feeds, threads: int | None = 
     session = loaded(reference, threads)
     expected, again = session.run(feeds), session.run(feeds)
     del session
+    return gives_other(expected, again, small, feeds, threads)
+
+
+def gives_other(
+    expected: Mapping[str, Any], again: Mapping[str, Any], small: Model, feeds: Feeds, threads: int | None = None
+) -> str | None:
+    """How the outputs of a model differ from those that are expected, in words; ``again``: as they came another time.
+
+    Integers may differ where floats are there as well: those may have been a tie.
+    """
     try:
         found = loaded(small, threads).run(feeds)
     except (RuntimeFailure, DataError) as error:
         return f"it does not run: {error.message}"
     steady = {name for name, value in expected.items() if _differs(value, again[name]) is None}
-    return _first_difference(expected, found, steady)
-
-
-def _first_difference(expected: Mapping[str, Any], found: Mapping[str, Any], steady: set[str]) -> str | None:
-    """Integers may differ where floats are there as well: those may have been a tie."""
     arrays = {name: y for name, y in expected.items() if isinstance(y, np.ndarray)}
     floats = {name for name, y in arrays.items() if y.dtype.kind not in "biuSOU"}
     for name, y in arrays.items():
