@@ -28,7 +28,7 @@ from onnxcompress.recipe import Recipe
 from onnxcompress.stats.activations import observe
 from onnxcompress.verify.facts import count_parameters
 from tests.channel_models import model_of
-from tests.small_models import check_words, normal, outputs, sqnr, write
+from tests.small_models import check_words, normal, outputs, proto, sqnr, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -392,3 +392,30 @@ def test_parameters_that_are_cut_out_are_no_longer_counted(tmp_path: Path) -> No
     report = onnxcompress.compress(sample, recipe, target, seconds=0.1).report
     assert report.compressed is not None
     assert report.compressed.parameters == count_parameters(Model.open(target)) < report.original.parameters
+
+
+def test_row_shares_take_the_lightest_rows(tmp_path: Path) -> None:
+    """Of the rows of a layer the lightest go, though what reads them is heavy."""
+    w, v = normal(32, 8, 3, 3, seed=1), normal(8, 32, 3, 3, seed=2)
+    light = np.random.default_rng(0).permutation(32)[:16]
+    w[light] *= 0.1
+    v[:, light] *= 100
+    text = """g (float[n, 8, 9, 9] x) => (float[n, 8, 7, 7] y) {
+        h = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(h) y = Conv(r, v) }"""
+    path = write(proto(text, {"w": w, "v": v}), tmp_path)
+    found = {}
+    for importance in ("auto", "row-share"):
+        target = tmp_path / f"{importance}.onnx"
+        prune(path, target, ratio=0.45, importance=importance)
+        stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(target).graph.initializer}
+        found[importance] = {int(np.argmax([np.array_equal(row, one) for one in w])) for row in stored["w"]}
+    assert found["row-share"] == set(range(32)) - set(light.tolist())
+    assert found["auto"] == set(light.tolist())
+
+
+@pytest.mark.parametrize(
+    ("structure", "importance"), [("blocks", "row-share"), ("all", "hessian"), (None, "row-share")]
+)
+def test_importance_goes_with_what_is_cut_out(structure: str | None, importance: str) -> None:
+    with pytest.raises(UsageError, match=r"row|importance"):
+        Prune(structure=structure, importance=importance)  # type: ignore[arg-type]

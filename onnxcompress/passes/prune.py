@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.probe import Probe
 
 Array = np.ndarray
-Importance = Literal["auto", "magnitude", "activation", "hessian"]
+Importance = Literal["auto", "magnitude", "activation", "hessian", "row-share"]
 Allocation = Literal["damage", "uniform", "global"]
 Structure = Literal["channels", "neurons", "heads", "all", "blocks"]
 DENSE = "dense"
@@ -75,7 +75,9 @@ class Prune:
     )
     importance: Importance = field(
         default="auto",
-        metadata={"help": "What a weight counts: magnitude, times its input, or what the others cannot take over."},
+        metadata={
+            "help": "What counts: magnitude, times its input, what others cannot take over; of structures row-share."
+        },
     )
     schedule: Literal["cubic", "linear"] | None = field(
         default=None,
@@ -116,7 +118,7 @@ class Prune:
     def _structures(self, structure: Structure, ratio: float) -> Pass:
         if structure == "blocks":
             return Blocks(ratio, self.include, self.exclude)
-        return Structures(structure, ratio, self.include, self.exclude)
+        return Structures(structure, ratio, self.include, self.exclude, self.importance == "row-share")
 
     @property
     def _shares(self) -> list[float]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from onnxcompress.passes.prune import Prune
 
 _MOST_ROUNDS = 32
-_OF_WEIGHTS = ("sparsity", "threshold", "pattern", "importance", "allocation", "form")
+_UNORDERED = ("blocks", "row-share")  # blocks go by what the outputs lose
+_OF_WEIGHTS = ("sparsity", "threshold", "pattern", "allocation", "form")
 
 
 def refuse(options: Prune) -> None:
@@ -44,9 +45,16 @@ def _mixture(options: Prune) -> None:
     if options.structure is None:
         if options.ratio is not None:
             raise UsageError("--ratio has a meaning with --structure only", "Give --structure all, or --sparsity.")
+        if options.importance == "row-share":
+            raise UsageError("a row's share is that of a structure", "Give --structure all, or another --importance.")
         return
     if options.ratio is not None and not 0 < options.ratio < 1:
         raise UsageError(f"a ratio of {options.ratio:g} cannot be had", "Give a share between 0 and 1, as 0.3.")
+    if options.importance not in ("auto", "row-share") or (options.structure, options.importance) == _UNORDERED:
+        raise UsageError(
+            f"--importance {options.importance} has no meaning with --structure {options.structure}",
+            "Leave one of them out.",
+        )
     kinds = {item.name: item.default for item in fields(options)}
     for name in _OF_WEIGHTS:
         if getattr(options, name) != kinds[name]:

@@ -53,6 +53,7 @@ class Structures:
     ratio: float
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    row_share: bool = False
 
     @property
     def tag(self) -> str:
@@ -77,7 +78,7 @@ class Structures:
             raise _nothing(work.reasons)
         own = consumers(world, work.groups)
         archive = archive_of(model, own, context)
-        readers = Readers(model, work.groups, with_powers(own, archive, context), archive)
+        readers = Readers(model, work.groups, with_powers(own, archive, context), archive, self.row_share)
         gone, made = work.narrowed(readers, feeds, self.ratio)
         return Rewritten(made, tuple(dict.fromkeys((*work.told(gone), *context.notes))), tuple(work.records(gone)))
 

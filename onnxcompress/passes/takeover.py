@@ -73,18 +73,23 @@ class Route:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """All consumers of some groups (by number) of a model, with what they see where that is known."""
+    """All consumers of some groups (by number) of a model, with what they see where that is known.
+
+    ``by_rows``: channels go by the weights that make them, not by what their removal costs.
+    """
 
     model: Model
     groups: Mapping[int, Group]
     consumers: Sequence[Consumer]
     archive: Archive | None
+    by_rows: bool = False
 
     def route(self, number: int, layers: Sequence[Layer]) -> Route | None:
         """What the removal of channels of a group costs; None where none can be removed."""
         group = self.groups[number]
         own = [c for c in self.consumers if number in c.places]
-        found = removal([c.reader(number, self.archive) for c in own], stops_of(group))
+        scores = self._row_shares(group) if self.by_rows else None
+        found = removal([c.reader(number, self.archive) for c in own], stops_of(group), scores=scores)
         stops, errors = [0], [0.0]
         for stop, error in zip(found.stops, found.errors, strict=True):
             if group.fits(set(range(group.channels)) - set(found.order[:stop])):
@@ -94,6 +99,20 @@ class Readers:
         cuts = tuple({k: sum(len(p[c]) for c in found.order[:stop]) for k, p in places.items()} for stop in stops)
         ladder = Ladder(tuple(errors), cuts)
         return Route(group.channels, found.order, tuple(stops), ladder) if len(stops) > 1 else None
+
+    def _row_shares(self, group: Group) -> Array:
+        """Σ|w| of the rows that make a channel over Σ|w| of the layer, summed over layers, (channels,)."""
+        tensors = {t.name: t for t in self.model.proto.graph.initializer}
+        found = np.zeros(group.channels)
+        for slot in group.slots:
+            tensor = tensors.get(slot.tensor)
+            if slot.role != "producer" or tensor is None or len(tensor.dims) < 2:
+                continue
+            size = np.abs(np.moveaxis(self.model.array(tensor), slot.axis, 0).astype(np.float64))
+            rows = size.reshape(slot.length, -1).sum(axis=1)
+            whole = rows.sum()
+            found += np.array([rows[list(own)].sum() for own in slot.places]) / (whole if whole > 0 else 1.0)
+        return found
 
     # ------------------------------------------------------------------------- trials
 

@@ -56,13 +56,16 @@ class Removal:
     errors: tuple[float, ...]
 
 
-def removal(readers: Sequence[Reader], stops: Sequence[int], damping: float = DAMPING) -> Removal:
+def removal(
+    readers: Sequence[Reader], stops: Sequence[int], damping: float = DAMPING, scores: Array | None = None
+) -> Removal:
     """Remove channels one after the other.
 
     Args:
         readers: all that read them, each with as many blocks.
         stops: increasing numbers of channels, at which the error is told; the last one is how many go.
         damping: part of the mean of diag(H) that is added to it.
+        scores: what each channel counts (channels,), in place of what its removal costs; the least go first.
 
     Raises:
         ValueError: the readers do not agree in the number of channels, or there are fewer than are to go.
@@ -76,7 +79,10 @@ def removal(readers: Sequence[Reader], stops: Sequence[int], damping: float = DA
     step = max(1, channels // _AT_ONCE)
     for stop in stops:
         while len(order) < stop:
-            cost = sum((state.costs(alive) for state in states), np.zeros(len(alive)))
+            if scores is None:
+                cost = sum((state.costs(alive) for state in states), np.zeros(len(alive)))
+            else:
+                cost = scores[alive]
             cheapest = np.argsort(cost, kind="stable")[: min(step, stop - len(order))]
             gone = alive[cheapest]
             error += sum(state.remove(gone) for state in states)
