@@ -1,8 +1,7 @@
 r"""What a grid leaves of a weight, as a product of two thin matrices.
 
-Of all matrices of rank r, that which leaves least of a residual R = W − Ŵ in the metric of H, tr((R−AB) H (R−AB)ᵀ), is
-the truncated singular value decomposition of R H^½ (Eckart and Young 1936), taken back from there. Its left singular
-vectors U, those of R H Rᵀ with the r largest eigenvalues, are all that is needed:  AB = U Uᵀ R,  so H may be singular.
+Of all products AB of rank r, `low_rank` finds that which leaves least of a residual R = W − Ŵ in the metric of H,
+tr((R−AB) H (R−AB)ᵀ).
 
 Grid and product depend on each other, so they are found in turns, as in LoftQ (Li et al. 2023, arXiv 2310.08659) and,
 in the metric of H, in CALDERA (Saha et al. 2024, arXiv 2405.18886).
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxcompress.solvers.grid import Quantized
-from onnxcompress.solvers.metric import relative_error
+from onnxcompress.solvers.low_rank import factors
+from onnxcompress.solvers.metric import damped, relative_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Array = np.ndarray
-_DAMPING = 1e-8  # part of the mean of diag(H): directions that are not seen decide where nothing else does
+_DAMPING = 1e-8  # part of the mean of diag(H)
 
 
 def thin_factors(R: Array, H: Array | None, rank: int) -> tuple[Array, Array]:
@@ -44,36 +44,10 @@ def thin_factors(R: Array, H: Array | None, rank: int) -> tuple[Array, Array]:
         raise ValueError(f"no product of rank {rank} for a matrix of shape {exact.shape}{seen}")
     if not np.isfinite(exact).all() or (H is not None and not np.isfinite(H).all()):
         raise ValueError("a residual or its Gram matrix is not finite")
-    U = _directions(exact, H, min(rank, *exact.shape))
-    B = U.T @ exact
-    length = np.sqrt(np.linalg.norm(B, axis=1))
-    used = length > 0
-    A_out, B_out = np.zeros((len(exact), rank), np.float32), np.zeros((rank, exact.shape[1]), np.float32)
-    A_out[:, : U.shape[1]] = np.where(used, U * length, 0)
-    B_out[: U.shape[1]] = np.where(used[:, None], B / np.where(used, length, 1)[:, None], 0)
-    return A_out, B_out
-
-
-def _directions(R: Array, H: Array | None, rank: int) -> Array:
-    """U (out, rank): orthonormal directions at the output in which there is most of R."""
-    if H is None:
-        left: Array = np.linalg.svd(R, full_matrices=False)[0][:, :rank]
-        return left
-    out, inputs = R.shape
-    level = float(np.diagonal(H).mean())
-    metric = (H + H.T) / 2
-    metric.flat[:: inputs + 1] += _DAMPING * level if level > 0 else 1.0
-    if out <= inputs:
-        return _largest(R @ metric @ R.T, rank)
-    values, vectors = np.linalg.eigh(metric)
-    S = R @ (vectors * np.sqrt(np.maximum(values, 0)))
-    return np.linalg.qr(S @ _largest(S.T @ S, rank))[0]
-
-
-def _largest(symmetric: Array, rank: int) -> Array:
-    """Eigenvectors of the largest eigenvalues, falling."""
-    chosen: Array = np.linalg.eigh((symmetric + symmetric.T) / 2)[1][:, ::-1][:, :rank]
-    return chosen
+    # Directions that are not seen decide where nothing else does.
+    found = factors(exact, None if H is None else damped(np.asarray(H, np.float64), _DAMPING), min(rank, *exact.shape))
+    more = rank - found.left.shape[1]
+    return np.pad(found.left, ((0, 0), (0, more))), np.pad(found.right, ((0, more), (0, 0)))
 
 
 def alternating(
