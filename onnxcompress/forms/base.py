@@ -20,6 +20,7 @@ from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.solvers.grid import Quantized, quantize
 
 if TYPE_CHECKING:
+    from onnxcompress.forms.supports import Support
     from onnxcompress.graph.layers import Weight
     from onnxcompress.solvers.groups import Grid, Groups
 
@@ -82,8 +83,8 @@ class Writing:
     ``migration``: a positive factor for each input, which broadcasts against the weight as it is stored, (in, 1) or
     (1, in). The weight is stored with its inputs times that. The migrated form divides what it reads by it, the
     decoded one the weight itself when it is loaded.
-    ``keep_zeros``: weights that are zero stay so. ``sparse``: so many are other than zero, and only their codes are
-    stored, which are decoded at load.
+    ``keep_zeros``: weights that are zero stay so. ``sparse``: where others may be, whose codes alone are stored
+    and decoded at load.
     """
 
     model: Model
@@ -101,7 +102,7 @@ class Writing:
     shift: Callable[[Writing, Quantized], np.ndarray] | None = None
     migration: np.ndarray | None = None
     keep_zeros: bool = False
-    sparse: int | None = None
+    sparse: Support | None = None
 
     @property
     def dims(self) -> tuple[int, ...]:

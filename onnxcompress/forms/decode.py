@@ -30,8 +30,8 @@ NAME = "decode"
 def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], list[NewTensor]]:
     """The nodes that turn stored codes into the weight under its old name, and the constants that they need."""
     chain = Chain(writing)
-    if stored.sparse is not None:
-        value = sparse.codes(chain, stored.sparse, stored.codes.name)
+    if writing.sparse is not None and stored.places is not None:
+        value = sparse.codes(chain, writing.sparse, stored.places.name, stored.codes.name)
     else:
         value = chain.unpacked(chain.add("Cast", [stored.codes.name], "i", to=Tensor.FLOAT), by_row=stored.by_row)
     value = chain.shifted(value, stored.zero_point.name if stored.zero_point else None)

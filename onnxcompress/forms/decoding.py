@@ -73,3 +73,11 @@ class Chain:
     def shaped(self, value: str, wanted: tuple[int, ...]) -> str:
         """The same values in another shape."""
         return self.add("Reshape", [value, self.constant("dims", np.array(wanted, np.int64))], "r")
+
+    def cut(self, value: str, length: int, count: int) -> str:
+        """The first ``count`` of so many values along the first axis. Needs opset 10, in which bounds are inputs."""
+        if length == count:
+            return value
+        bounds = (("from", 0), ("to", count), ("along", 0))
+        inputs = [self.constant(word, np.array([bound], np.int64)) for word, bound in bounds]
+        return self.add("Slice", [value, *inputs], "cut")

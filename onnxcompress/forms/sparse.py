@@ -1,9 +1,11 @@
-"""A weight with zeros: one bit for each weight tells whether it is stored, and what is stored follows in order.
+"""A weight with zeros: one bit for each block of weights tells whether it is stored; what is stored follows in order.
 
-Constant nodes, which a runtime folds once when it loads, put the weight together again. It is seen as columns of 128
-consecutive weights. With b the bits, (128, columns), and v the values that are stored after a leading zero,
+Constant nodes, which a runtime folds once when it loads, put the weight together again. Single weights are the general
+case, in the order in which they are stored; blocks of R outputs times C inputs are cut from rows (out, in). The bits b
+are seen as columns of 128 consecutive blocks, (128, columns). With v (kept + 1, R · C) the blocks that are stored after
+one of zeros,
 
-    place = b · (cumsum(b, along a column) + values in the columns before),      W = v[place].
+    place = b · (cumsum(b, along a column) + blocks in the columns before),      W = v[place].
 
 Sums run along columns, for all of them at once: about 10 ms for a million weights. ONNX Runtime leaves the dense tensor
 alone, so the model runs at the original's speed and takes the original's memory. Needs opset 11 for CumSum and
@@ -21,6 +23,8 @@ from onnx import helper
 
 from onnxcompress.forms.base import Codes, Writing, edit_source
 from onnxcompress.forms.decoding import Chain
+from onnxcompress.forms.packing import packed_length
+from onnxcompress.graph import payload
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Tensor
 
@@ -28,26 +32,139 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from onnxcompress.forms.supports import Support
     from onnxcompress.graph.edit import NewTensor
 
 NAME = "sparse"
 MIN_OPSET = 11
-_LANES = 128  # weights of a column
+_LANES = 128  # blocks of a column
 _BITWISE = 18  # opset of BitwiseAnd
 _NODES, _OLD_NODES = 1000, 2500  # bytes of the nodes and small constants, roughly; before opset 18
+_BLOCKS = 200  # and so many more where blocks are put in their places
 
 
 @dataclass(frozen=True)
-class Sparse:
-    """The bits of a weight of ``count`` values."""
+class Layout:
+    """A weight of ``dims`` as rows (out, in): its axes in another ``order``, those of the outputs first."""
 
-    mask: NewTensor
-    count: int
+    dims: tuple[int, ...]
+    order: tuple[int, ...]
+    out: int
+
+    @property
+    def inputs(self) -> int:
+        """Weights of a row."""
+        return math.prod(self.dims) // self.out
+
+    def rows(self, flat: np.ndarray) -> np.ndarray:
+        """The rows (out, in) of a flat weight."""
+        return flat.reshape(self.dims).transpose(self.order).reshape(self.out, self.inputs)
+
+    def restored(self, chain: Chain, value: str, block: tuple[int, int] = (1, 1)) -> str:
+        """The weight in its stored order, from rows cut in blocks: (out / R, in / C, R, C), in whatever shape."""
+        rows, columns = block
+        cut = (self.out // rows, self.inputs // columns, rows, columns)
+        if self.order == (1, 0) and rows > 1:  # a matrix takes one transposition in place of two
+            return chain.add("Transpose", [chain.shaped(value, cut)], "turned", perm=[1, 3, 0, 2])
+        if rows > 1:
+            value = chain.add("Transpose", [chain.shaped(value, cut)], "rows", perm=[0, 2, 1, 3])
+        if self.order != tuple(range(len(self.order))):
+            value = chain.shaped(value, tuple(self.dims[a] for a in self.order))
+            value = chain.add("Transpose", [value], "turned", perm=[int(a) for a in np.argsort(self.order)])
+        return value
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A bit for each block (R, C) of a weight; of ``kept`` blocks values may be other than zero."""
+
+    layout: Layout
+    block: tuple[int, int]
+    kept: int
+
+    @classmethod
+    def single(cls, count: int, kept: int) -> Blocks:
+        """A bit for each weight."""
+        return cls(Layout((count,), (0,), 1), (1, 1), kept)
+
+    @property
+    def size(self) -> int:
+        """Weights of a block."""
+        return self.block[0] * self.block[1]
+
+    @property
+    def count(self) -> int:
+        """Blocks."""
+        return math.prod(self.layout.dims) // self.size
 
     @property
     def columns(self) -> int:
-        """Runs of weights, the last one filled up."""
+        """Runs of blocks, the last one filled up."""
         return -(-self.count // _LANES)
+
+    @property
+    def stored(self) -> int:
+        """Values that are stored, with the zeros before them."""
+        return (self.kept + 1) * self.size
+
+    @property
+    def placing(self) -> tuple[np.dtype, tuple[int, ...]]:
+        """Type and shape of the bits, packed."""
+        return np.dtype(np.uint8), (_LANES // 8, self.columns)
+
+    def nbytes(self, bits: float, opset: int = _BITWISE) -> int:
+        """Bytes of a weight of so many bits a value, with its nodes."""
+        nodes = (_NODES if opset >= _BITWISE else _OLD_NODES) + (_BLOCKS if self.size > 1 else 0)
+        return self.columns * (_LANES // 8) + math.ceil(self.stored * bits / 8) + nodes
+
+    def _cells(self, flat: np.ndarray) -> np.ndarray:
+        """The weights (count, R · C), block by block."""
+        if self.size == 1:
+            return flat.reshape(-1, 1)
+        (rows, columns), layout = self.block, self.layout
+        cut = layout.rows(flat).reshape(layout.out // rows, rows, layout.inputs // columns, columns)
+        return cut.transpose(0, 2, 1, 3).reshape(-1, self.size)
+
+    def places(self, flat: np.ndarray) -> np.ndarray:
+        """The bits of a flat weight, packed."""
+        return mask_of((self._cells(flat) != 0).any(axis=1))
+
+    def values(self, flat: np.ndarray, zero: float = 0) -> np.ndarray:
+        """What is stored of a flat weight, (stored,), with ``zero`` added to it."""
+        return values_of(self._cells(flat), self.kept, zero).ravel()
+
+    def expanded(self, chain: Chain, places: str, values: str, length: int, zero: np.ndarray) -> str:  # noqa: ARG002
+        """The weight in its stored order from the names of its bits and of its stored values, (length,)."""
+        place = self._place(chain, places)
+        if self.size == 1:
+            return chain.cut(chain.add("GatherElements", [values, place], "e", axis=0), self.padded, self.count)
+        table = chain.shaped(chain.cut(values, length, self.stored), (self.kept + 1, self.size))
+        found = chain.add("Gather", [table, chain.cut(place, self.padded, self.count)], "e", axis=0)
+        return self.layout.restored(chain, found, self.block)
+
+    @property
+    def padded(self) -> int:
+        """Bits that are stored."""
+        return self.columns * _LANES
+
+    def _place(self, chain: Chain, mask: str) -> str:
+        """Which of the stored blocks each of them is, (padded,), 0 for one of zeros."""
+        rows = _LANES // 8
+        if chain.writing.model.opset >= _BITWISE:
+            planes = chain.shaped(mask, (1, rows, self.columns))
+            powers = chain.constant("powers", (1 << np.arange(8)).astype(np.uint8).reshape(8, 1, 1))
+            bits = chain.add("Cast", [chain.add("BitwiseAnd", [planes, powers], "bits")], "set", to=Tensor.BOOL)
+            bits = chain.shaped(bits, (_LANES, self.columns))
+        else:
+            bits = chain.planes(chain.add("Cast", [mask], "mf", to=Tensor.FLOAT), 1, 0)
+        ones = chain.add("Cast", [bits], "ones", to=Tensor.INT32)
+        first = chain.constant("axis", np.array(0, np.int64))
+        within = chain.add("CumSum", [ones, first], "within")
+        last = chain.constant("last", np.array([_LANES - 1], np.int64))
+        counts = chain.shaped(chain.add("Gather", [within, last], "counts", axis=0), (self.columns,))
+        before = chain.add("CumSum", [counts, first], "before", exclusive=1)
+        place = chain.add("Mul", [chain.add("Add", [within, before], "upto"), ones], "place")
+        return chain.shaped(chain.add("Transpose", [place], "across", perm=[1, 0]), (self.padded,))
 
 
 @dataclass(frozen=True)
@@ -59,9 +176,8 @@ class Kept:
 
 
 def nbytes(count: int, kept: int, bits: float, opset: int = _BITWISE) -> int:
-    """Bytes of a weight of which so many values stay, of so many bits each, with its nodes."""
-    nodes = _NODES if opset >= _BITWISE else _OLD_NODES
-    return -(-count // _LANES) * (_LANES // 8) + math.ceil((kept + 1) * bits / 8) + nodes
+    """Bytes of a weight of which so many values stay, of so many bits each, anywhere, with its nodes."""
+    return Blocks.single(count, kept).nbytes(bits, opset)
 
 
 def mask_of(flat: np.ndarray) -> np.ndarray:
@@ -76,92 +192,67 @@ def mask_of(flat: np.ndarray) -> np.ndarray:
     return packed
 
 
-def values_of(flat: np.ndarray, kept: int, zero: float = 0) -> np.ndarray:
-    """What is stored: a zero, then the other values in order, filled up with zeros to ``kept`` of them.
+def values_of(cells: np.ndarray, kept: int, zero: float = 0) -> np.ndarray:
+    """What is stored of blocks (count, size) or of single values (count,): zeros, then the others, (kept + 1, ...).
 
     Raises:
         ValueError: more than ``kept`` are not zero.
     """
-    stored = flat[flat != 0]
-    if stored.size > kept:
-        raise ValueError(f"{stored.size} values are not zero, and {kept} were expected")
-    found = np.full(kept + 1, zero, flat.dtype)
-    found[1 : stored.size + 1] = stored + np.asarray(zero, flat.dtype)
+    stored = cells[(cells != 0).reshape(len(cells), -1).any(axis=1)]
+    if len(stored) > kept:
+        raise ValueError(f"{len(stored)} values are not zero, and {kept} were expected")
+    found = np.full((kept + 1, *cells.shape[1:]), zero, cells.dtype)
+    found[1 : len(stored) + 1] = stored + np.asarray(zero, cells.dtype)
     return found
 
 
-def store_mask(writing: Writing, codes: Codes, view: Callable[[Any], np.ndarray]) -> Sparse:
-    """The bits of what is computed, seen through ``view`` as flat values."""
-    count = math.prod(writing.dims)
-    dims = (_LANES // 8, -(-count // _LANES))
-    mask = codes.stored(
-        writing.namer(f"{writing.weight.name}.m"), np.dtype(np.uint8), dims, lambda found: mask_of(view(found))
+def store_places(writing: Writing, codes: Codes, support: Support, view: Callable[[Any], np.ndarray]) -> NewTensor:
+    """Where values stand of what is computed, seen through ``view`` as flat values."""
+    dtype, dims = support.placing
+    return codes.stored(
+        writing.namer(f"{writing.weight.name}.m"), dtype, dims, lambda found: support.places(view(found))
     )
-    return Sparse(mask, count)
 
 
-def expanded(chain: Chain, sparse: Sparse, values: str) -> str:
-    """The flat weight, (count,), from the name of its stored values (at least kept + 1,)."""
-    rows = _LANES // 8
-    if chain.writing.model.opset >= _BITWISE:
-        planes = chain.shaped(sparse.mask.name, (1, rows, sparse.columns))
-        powers = chain.constant("powers", (1 << np.arange(8)).astype(np.uint8).reshape(8, 1, 1))
-        bits = chain.add("Cast", [chain.add("BitwiseAnd", [planes, powers], "bits")], "set", to=Tensor.BOOL)
-        bits = chain.shaped(bits, (_LANES, sparse.columns))
-    else:
-        bits = chain.planes(chain.add("Cast", [sparse.mask.name], "mf", to=Tensor.FLOAT), 1, 0)
-    ones = chain.add("Cast", [bits], "ones", to=Tensor.INT32)
-    first = chain.constant("axis", np.array(0, np.int64))
-    within = chain.add("CumSum", [ones, first], "within")
-    last = chain.constant("last", np.array([_LANES - 1], np.int64))
-    counts = chain.shaped(chain.add("Gather", [within, last], "counts", axis=0), (sparse.columns,))
-    before = chain.add("CumSum", [counts, first], "before", exclusive=1)
-    place = chain.add("Mul", [chain.add("Add", [within, before], "upto"), ones], "place")
-    place = chain.add("Transpose", [place], "turned", perm=[1, 0])
-    found = chain.add("GatherElements", [values, chain.shaped(place, (sparse.columns * _LANES,))], "e", axis=0)
-    if sparse.count % _LANES:
-        bounds = [
-            chain.constant(w, np.array([v], np.int64)) for w, v in (("from", 0), ("to", sparse.count), ("along", 0))
-        ]
-        found = chain.add("Slice", [found, *bounds], "cut")
-    return found
-
-
-def codes(chain: Chain, sparse: Sparse, stored: str) -> str:
+def codes(chain: Chain, support: Support, places: str, stored: str) -> str:
     """Codes of few or of eight bits as floats, in the shape of the groups, from the name of those that are stored."""
     grid, shape = chain.writing.grid, chain.writing.groups.shape
     if grid.bits == 8:
-        value = expanded(chain, sparse, stored)
+        value = support.expanded(chain, places, stored, support.stored, np.zeros(1, grid.dtype))
         return chain.shaped(chain.add("Cast", [value], "i", to=Tensor.FLOAT), shape)
-    values = chain.planes(chain.add("Cast", [stored], "i", to=Tensor.FLOAT), grid.stored_bits, 0)
-    return chain.shaped(expanded(chain, sparse, values), shape)
+    bits = grid.stored_bits
+    values = chain.planes(chain.add("Cast", [stored], "i", to=Tensor.FLOAT), bits, 0)
+    length, zero = packed_length(support.stored, bits) * (8 // bits), np.full(1, grid.offset, np.float32)
+    return chain.shaped(support.expanded(chain, places, values, length, zero), shape)
 
 
-def write(writing: Writing, kept: int, data_type: int, solve: Callable[[], Kept]) -> tuple[Edit, int, Codes]:
+def write(writing: Writing, kept: int | Support, data_type: int, solve: Callable[[], Kept]) -> tuple[Edit, int, Codes]:
     """The edit that stores the values that stay of a weight as floats, the bytes of its tensors, and what is computed.
 
     Args:
         writing: the weight; its grid and groups do not count.
-        kept: values that may be other than zero.
+        kept: where values may be other than zero, or how many of them anywhere.
         data_type: in which values are stored, that of the weight or a shorter one.
         solve: the weight as it will be, in the order in which it is stored.
     """
     weight = writing.weight
+    support = Blocks.single(weight.elements, kept) if isinstance(kept, int) else kept
     codes = Codes(solve)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
-    sparse = store_mask(writing, codes, lambda found: found.values.astype(dtype).ravel())
+    places = store_places(writing, codes, support, lambda found: found.values.astype(dtype).ravel())
     values = codes.stored(
         writing.namer(f"{weight.name}.v"),
         dtype,
-        (kept + 1,),
-        lambda found: values_of(found.values.astype(dtype).ravel(), kept),
+        (support.stored,),
+        lambda found: support.values(found.values.astype(dtype).ravel()),
     )
     chain = Chain(writing)
-    chain.shaped(expanded(chain, sparse, values.name), weight.dims)
+    found = support.expanded(chain, places.name, values.name, support.stored, np.zeros(1, dtype))
+    chain.shaped(found, weight.dims)
     if data_type != weight.tensor.data_type:
         chain.add("Cast", [chain.nodes[-1].output[0]], "w", to=weight.tensor.data_type)
     chain.nodes[-1].output[0] = weight.name  # so that no reader has to change
-    tensors = (sparse.mask, values, *chain.tensors)
+    tensors = (places, values, *chain.tensors)
     edit = Edit(weight.scope, tensors, tuple(chain.nodes), min_opset=MIN_OPSET, **edit_source(weight))  # type: ignore[arg-type]
-    stored = sparse.mask.dims[0] * sparse.mask.dims[1] + (kept + 1) * dtype.itemsize
+    stored = sum(payload.stored_bytes(t.data_type, t.dims) for t in (places, values))
     return edit, stored, codes

@@ -20,7 +20,7 @@ from onnxcompress.solvers.grid import Quantized
 
 if TYPE_CHECKING:
     from onnxcompress.forms.base import Codes, Writing
-    from onnxcompress.forms.sparse import Sparse
+    from onnxcompress.forms.supports import Support
     from onnxcompress.graph.edit import NewTensor
 
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Stored:
     """The tensors of a quantized weight. ``by_row``: codes are packed within rows, else over the whole tensor.
 
-    ``factors``: those of a residual; ``sparse``: where codes stand, if only some are stored.
+    ``factors``: those of a residual; ``places``: where codes stand, if only some are stored.
     """
 
     codes: NewTensor
@@ -36,16 +36,12 @@ class Stored:
     zero_point: NewTensor | None
     by_row: bool
     factors: tuple[NewTensor, ...] = ()
-    sparse: Sparse | None = None
+    places: NewTensor | None = None
 
     @property
     def tensors(self) -> tuple[NewTensor, ...]:
         """All of them."""
-        return tuple(t for t in (self.codes, self.scale, self.zero_point, *self.factors, self._mask) if t is not None)
-
-    @property
-    def _mask(self) -> NewTensor | None:
-        return None if self.sparse is None else self.sparse.mask
+        return tuple(t for t in (self.codes, self.scale, self.zero_point, *self.factors, self.places) if t is not None)
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +55,7 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
     name = namer(f"{stem}.q")
     where = None
     if writing.sparse is not None:
-        where = sparse.store_mask(writing, codes, lambda q: q.codes.ravel())
+        where = sparse.store_places(writing, codes, writing.sparse, lambda q: q.codes.ravel())
         stored = _kept(writing, codes, name, writing.sparse)
     elif grid.bits == 8:
         stored = codes.stored(name, grid.dtype, groups.shape, lambda q: q.codes)
@@ -79,13 +75,13 @@ def store(writing: Writing, codes: Codes, scale_dtype: np.dtype, *, by_row: bool
     return Stored(stored, scale, zero, by_row, residual.store(writing), where)
 
 
-def _kept(writing: Writing, codes: Codes, name: str, count: int) -> NewTensor:
-    """The codes that are not zero, after a zero, packed where they have few bits."""
-    grid = writing.grid
+def _kept(writing: Writing, codes: Codes, name: str, support: Support) -> NewTensor:
+    """The codes that are stored of a weight with zeros, packed where they have few bits."""
+    grid, count = writing.grid, support.stored
     if grid.bits == 8:
-        return codes.stored(name, grid.dtype, (count + 1,), lambda q: sparse.values_of(q.codes.ravel(), count))
-    dims, offset = (packed_length(count + 1, grid.stored_bits),), grid.offset
+        return codes.stored(name, grid.dtype, (count,), lambda q: support.values(q.codes.ravel()))
+    dims, offset = (packed_length(count, grid.stored_bits),), grid.offset
     return codes.stored(
         name, np.dtype(np.uint8), dims,
-        lambda q: pack(sparse.values_of(q.codes.ravel().astype(np.int16), count, offset), grid.stored_bits),
+        lambda q: pack(support.values(q.codes.ravel().astype(np.int16), offset), grid.stored_bits),
     )  # fmt: skip

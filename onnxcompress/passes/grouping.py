@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.forms import decode, migrated, sparse, split
+from onnxcompress.forms import decode, migrated, sparse, split, supports
 from onnxcompress.forms.base import Writing, quantized
 from onnxcompress.forms.product import product
+from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import Leaf, Weight, is_layer, output_axes
 from onnxcompress.passes.choosing import Chooser, stored_only
-from onnxcompress.passes.enriching import Enriching, coded_bytes
+from onnxcompress.passes.enriching import Enriching, any_rows, coded_bytes
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onnxcompress.forms.base import Solve
-    from onnxcompress.graph.edit import Namer
+    from onnxcompress.forms.supports import Support
     from onnxcompress.graph.model import Model
     from onnxcompress.solvers.grid import Quantized
 
@@ -60,11 +61,9 @@ class Draft:
         if known is not None:
             return known
         elements, grid = writing.weight.elements, writing.grid
-        if writing.sparse is not None:
-            scales = elements // max(writing.groups.members, 1)
-            opset = writing.model.opset
-            return sparse.nbytes(elements, writing.sparse, grid.stored_bits, opset) + scales * itemsize
         scales = elements // max(writing.groups.members, 1)
+        if writing.sparse is not None:
+            return writing.sparse.nbytes(grid.stored_bits, writing.model.opset) + scales * itemsize
         zeros = 0 if grid.symmetric else scales * (itemsize if grid.bits == 1 else 1)
         factors = 0
         if writing.residual is not None:
@@ -191,8 +190,9 @@ class Grouping:
         writing = dataclasses.replace(writing, keep_zeros=True, keep_sums=False)
         if not grid.symmetric or (limit is not None and limit < sparse.MIN_OPSET):
             return writing
-        small = pays(writing.model, writing.weight, left, grid.stored_bits)
-        return dataclasses.replace(writing, sparse=left) if small else writing
+        support = support_of(writing.model, writing.weight, grid.stored_bits, flipped=writing.flipped)
+        small = support.nbytes(grid.stored_bits, writing.model.opset) < _SPARSE * elements * grid.stored_bits / 8
+        return dataclasses.replace(writing, sparse=support) if small else writing
 
     def _favoured(self, writing: Writing) -> np.ndarray | None:
         if self.favour is None or writing.residual is not None or writing.codebook is not None:
@@ -214,7 +214,20 @@ def not_zero(model: Model, weight: Weight, zeros: dict[str, int]) -> int:
 
 def pays(model: Model, weight: Weight, left: int, bits: int) -> bool:
     """Whether codes of the values that are left take far fewer bytes than those of all."""
-    return sparse.nbytes(weight.elements, left, bits, model.opset) < _SPARSE * weight.elements * bits / 8
+    if sparse.nbytes(weight.elements, left, bits, model.opset) < _SPARSE * weight.elements * bits / 8:
+        return True
+    if left > (1 - _MANY_ZEROS) * weight.elements:
+        return False
+    return support_of(model, weight, bits).nbytes(bits, model.opset) < _SPARSE * weight.elements * bits / 8
+
+
+def support_of(model: Model, weight: Weight, bits: int, *, flipped: bool = False) -> Support:
+    """The cheapest code for where a weight is other than zero; ``flipped``: stored as its transpose."""
+    values, dims, own = model.view(weight.tensor), weight.dims, _own_axes(weight) or (0,)
+    if flipped:
+        values, dims, own = values.T, dims[::-1], tuple(1 - axis for axis in own)
+    rows = any_rows(Writing(model, weight, Grid(8), per_channel(dims, own), Namer(set()), flipped))
+    return supports.recognised(None if rows is None else supports.layout_of(rows), values, bits, model.opset)
 
 
 def block_of(grid: Grid, block_size: int | None) -> int:

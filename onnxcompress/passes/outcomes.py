@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnxcompress.forms import decode, sparse
 from onnxcompress.forms.assemble import Assembled, assemble
 from onnxcompress.forms.base import Writing, float_name, not_finite
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.passes.base import Planned, Skip
-from onnxcompress.passes.grouping import Draft, fits_float16, magnitude
+from onnxcompress.passes.grouping import Draft, fits_float16, magnitude, support_of
 from onnxcompress.report import LayerRecord
 from onnxcompress.solvers.groups import Grid, Groups
 
@@ -40,9 +38,9 @@ def shorter_float(model: Model, weight: Weight, namer: Namer, kind: int) -> Plan
         raise not_finite(weight)
     if kind == Tensor.FLOAT16 and not fits_float16(peak):
         return Skip(skipped(model, weight, "its values exceed the range of float16"))
-    left = int(np.count_nonzero(writing.values()))
-    if sparse.nbytes(weight.elements, left, 16, model.opset) < _SPARSE * after and kind == Tensor.FLOAT16:
-        edit, after, _ = sparse.write(writing, left, kind, lambda: sparse.Kept(writing.values()))
+    support = support_of(model, weight, 16)
+    if support.nbytes(16, model.opset) < _SPARSE * after and kind == Tensor.FLOAT16:
+        edit, after, _ = sparse.write(writing, support, kind, lambda: sparse.Kept(writing.values()))
         record = LayerRecord(weight.label, weight.op, "done", None, f"{name}+{sparse.NAME}", 16, before, after)
         return Planned(record, edit, lambda: None)
     edit = decode.write_float(writing, kind)

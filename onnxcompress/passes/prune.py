@@ -19,7 +19,7 @@ from onnx import helper
 from pydantic.dataclasses import dataclass
 
 from onnxcompress.errors import UsageError
-from onnxcompress.forms import sparse
+from onnxcompress.forms import sparse, supports
 from onnxcompress.forms.base import Codes, edit_source
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Model, Tensor
@@ -243,11 +243,14 @@ class Prune:
         solve = functools.partial(work.solved, weight, pattern, zeros)
         limit = context.opset_limit
         able = limit is None or limit >= sparse.MIN_OPSET
-        itemsize = before / weight.elements
-        small = sparse.nbytes(weight.elements, kept, 8 * itemsize, model.opset) < _WORTH * before
+        rows, bits = work.rows(weight), 8 * before / weight.elements
+        plain = sparse.Layout(weight.dims, tuple(range(len(weight.dims))), shape[0])
+        layout = plain if rows is None else supports.layout_of(rows)
+        support = supports.planned(layout, pattern, kept, bits, model.opset)
+        small = support.nbytes(bits, model.opset) < _WORTH * before
         packs = context.final and self.form == "packed" and able and small and weight.tensor.data_type in _GATHERED
         if packs:
-            edit, after, codes = sparse.write(work.writing(weight), kept, weight.tensor.data_type, solve)
+            edit, after, codes = sparse.write(work.writing(weight), support, weight.tensor.data_type, solve)
         else:
             edit, after, codes = _dense(weight, solve, before)
         record = LayerRecord(
