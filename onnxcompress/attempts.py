@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnxcompress.forms import static
+from onnxcompress.forms.factored import FACTORED
 from onnxcompress.passes.base import PlanningPass
 from onnxcompress.stats.output_noise import NOISE_LIMIT
 
@@ -135,7 +136,8 @@ def first_manner(budgets: Budgets) -> Manner:
 def following(tried: Sequence[Attempt]) -> Manner | None:
     """What is to be tried after these attempts; None where nothing is left or the last one will do."""
     last = tried[-1]
-    if last.settled or not last.forms - _STORAGE_FORMS:
+    rivals = last.forms - _STORAGE_FORMS
+    if last.settled or not rivals or (rivals <= FACTORED and not last.slower):
         return None
     manner = last.manner
     if last.has_chains:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from onnxcompress import inputs, pipeline, provenance
 from onnxcompress.attempts import Attempt, Manner, best, first_manner, following, taken_back
 from onnxcompress.data.options import DataOptions
-from onnxcompress.errors import ModelError, RuntimeFailure, UsageError
+from onnxcompress.errors import RuntimeFailure, UsageError
 from onnxcompress.graph import writer
 from onnxcompress.graph.model import Model
-from onnxcompress.passes.base import PlanningPass
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.recipe import Recipe
-from onnxcompress.report import LayerRecord, Outcome, Report
+from onnxcompress.report import Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
 from onnxcompress.search.extents import open_extents, searched, settled_at
@@ -188,7 +187,7 @@ class _Run:
             identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory,
         )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
-        _refuse_idle(ran)
+        pipeline.refuse_idle(ran)
         model = model.copy()
         provenance.stamp(model, recipe, self.options.seed)
         return model, ran
@@ -280,23 +279,3 @@ def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
     if not os.access(target.parent, os.W_OK):
         raise UsageError(f"the folder {target.parent} cannot be written to", "Choose another one with -o.")
     return target
-
-
-def _refuse_idle(ran: Sequence[pipeline.Ran]) -> None:
-    """Refuse a run of which a planning pass found nothing to do.
-
-    Raises:
-        ModelError: nothing would change.
-    """
-    for step in (r for r in ran if isinstance(r.step, PlanningPass)):
-        records: list[LayerRecord] = [o.record for o in step.outcomes]
-        if any(record.status == "done" for record in records):
-            continue
-        if not records:
-            raise ModelError("the model holds no weights", "There is nothing to compress in it.")
-        reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
-        why = "; ".join(list(reasons)[:3])
-        raise ModelError(
-            f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
-            "See --dry-run --verbose for each tensor, and the options of the verb.",
-        )

@@ -21,6 +21,7 @@ from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.opset import raised
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
+from onnxcompress.passes.factor_work import SLOWER
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
 from onnxcompress.runtime.machine import isa_class
@@ -129,6 +130,28 @@ class _State:
     final: bool
 
 
+def refuse_idle(ran: Sequence[Ran]) -> None:
+    """Refuse a run of which a planning pass found nothing to do.
+
+    Raises:
+        ModelError: nothing would change.
+    """
+    planning = [r for r in ran if isinstance(r.step, PlanningPass)]
+    for step in planning:
+        records: list[LayerRecord] = [o.record for o in step.outcomes]
+        taken_away = len(planning) > 1 and any(record.reason == SLOWER for record in records)
+        if taken_away or any(record.status == "done" for record in records):
+            continue
+        if not records:
+            raise ModelError("the model holds no weights", "There is nothing to compress in it.")
+        reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
+        why = "; ".join(list(reasons)[:3])
+        raise ModelError(
+            f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
+            "See --dry-run --verbose for each tensor, and the options of the verb.",
+        )
+
+
 def _parts(step: Pass) -> tuple[Pass, ...]:
     """What a step turns into when it runs: for most the pass itself."""
     parts: Callable[[], tuple[Pass, ...]] | None = getattr(step, "parts", None)
@@ -147,8 +170,11 @@ def _settled(model: Model) -> Model:
 def _run(model: Model, step: Pass, before: Interface, environment: Environment, state: _State) -> tuple[Model, Ran]:
     started, removed = time.perf_counter(), 0
     if isinstance(step, PlanningPass):
+        parameters = count_parameters(model)
         model, outcomes, notes = _planned(model, step, environment, state)
         layers: Sequence[LayerRecord] = ()
+        if any(o.record.ranks for o in outcomes):
+            removed = parameters - count_parameters(model)
     else:
         context = Context(
             seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before)

@@ -109,7 +109,7 @@ class LayerRecord:
     """What was done to one weight, or why nothing was.
 
     ``error`` is ‖W − Ŵ‖² / ‖W‖² over the weight, null when nothing changed or it was not computed; ``sparsity`` the
-    share of zeros, null where it was not looked at.
+    share of zeros, null where it was not looked at; ``ranks`` those of its factors.
     """
 
     name: str
@@ -122,6 +122,7 @@ class LayerRecord:
     bytes_after: int
     error: float | None = None
     sparsity: float | None = None
+    ranks: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from onnxcompress.stats.probe import Probe
 
 
+FIDELITY = ("max_drop", "min_sqnr", "min_cosine", "min_agreement")
+_GUESS = 4  # of the shares that may go, a quarter
+
+
 @dataclass(frozen=True)
 class Context:
     """What a pass may know besides the model.
@@ -144,6 +148,16 @@ class Extents:
     most: bool = False
 
 
+def shares_open(budgets: Mapping[str, float]) -> Extents | None:
+    """Shares of a model that a pass may take away: as few as a speed needs, or as many as a fidelity allows."""
+    values = tuple(k / 20 for k in range(1, 19))
+    if "min_speedup" in budgets:
+        wanted = 1 - 1 / max(budgets["min_speedup"], 1.0)
+        return Extents(values, min(range(len(values)), key=lambda i: abs(values[i] - wanted)), ("min_speedup",))
+    bounds = tuple(name for name in FIDELITY if name in budgets)
+    return Extents(values, _GUESS, bounds, most=True) if bounds else None
+
+
 @runtime_checkable
 class Adjustable(Protocol):
     """A pass that can leave it open how far it goes."""
@@ -168,7 +182,7 @@ def register(kind: _Kind) -> _Kind:
 
 def passes() -> dict[str, type]:
     """All passes by name: those of this package and those that other packages bring."""
-    from onnxcompress.passes import prune, quantize, simplify  # noqa: F401 - registration is their import
+    from onnxcompress.passes import factorize, prune, quantize, simplify  # noqa: F401 - registration is their import
 
     for entry in metadata.entry_points(group="onnxcompress.passes"):
         if entry.name not in _registry:

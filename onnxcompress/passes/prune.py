@@ -23,7 +23,7 @@ from onnxcompress.forms import sparse, supports
 from onnxcompress.forms.base import Codes, edit_source
 from onnxcompress.graph.edit import Edit
 from onnxcompress.graph.model import Model, Tensor
-from onnxcompress.passes.base import Context, Extents, Pass, Planned, Skip, register
+from onnxcompress.passes.base import FIDELITY, Context, Extents, Pass, Planned, Skip, register, shares_open
 from onnxcompress.passes.blocks import Blocks
 from onnxcompress.passes.outcomes import skipped
 from onnxcompress.passes.prune_refusals import refuse
@@ -47,7 +47,6 @@ Allocation = Literal["damage", "uniform", "global"]
 Structure = Literal["channels", "neurons", "heads", "all", "blocks"]
 DENSE = "dense"
 _DEFAULT, _RATIO, _ROUNDS = 0.5, 0.3, 4
-_FIDELITY = ("max_drop", "min_sqnr", "min_cosine", "min_agreement")
 _GATHERED = (Tensor.FLOAT, Tensor.FLOAT16, Tensor.DOUBLE)
 _WORTH = 0.97  # of its bytes, that a weight has to shrink below to be stored sparse
 _ON_TRIAL = 1 << 30  # bytes of weights, which are all in memory then
@@ -129,13 +128,10 @@ class Prune:
         return [self._share * (1 - (1 - k / n) ** power) for k in range(1, n + 1)]
 
     def extents(self, budgets: Mapping[str, float]) -> Extents | None:
-        """The ratio where only the speed is asked for, or the rounds that budgets on fidelity may end."""
-        if self.structure is not None and self.ratio is None and "min_speedup" in budgets:
-            values = tuple(k / 20 for k in range(1, 19))
-            wanted = 1 - 1 / max(budgets["min_speedup"], 1.0)
-            first = min(range(len(values)), key=lambda i: abs(values[i] - wanted))
-            return Extents(values, first, ("min_speedup",))
-        bounds = tuple(name for name in _FIDELITY if name in budgets)
+        """The ratio where only speed or fidelity is asked for, or the rounds that budgets on fidelity may end."""
+        if self.structure is not None and self.ratio is None and self.schedule is None:
+            return shares_open(budgets)
+        bounds = tuple(name for name in FIDELITY if name in budgets)
         if self.schedule is not None and bounds:
             return Extents(tuple(self._shares), len(self._shares) - 1, bounds, most=True)
         return None
