@@ -11,9 +11,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from onnxcompress.errors import ModelError
 from onnxcompress.forms import static
 from onnxcompress.forms.factored import FACTORED
-from onnxcompress.passes.base import PlanningPass
+from onnxcompress.passes.base import FIDELITY, PlanningPass
+from onnxcompress.passes.factor_work import SLOWER
 from onnxcompress.stats.output_noise import NOISE_LIMIT
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ _LEAST_NOISE = 1e-16  # that of float arithmetic itself
 _SLACK_DB = 4.0  # by which more calls, and the rounding of other weights, may miss what was foreseen
 _STRICTER = 4.0  # of the noise, at each step
 _STRICTER_STEPS = 2
-_FIDELITY = {"min_sqnr", "min_cosine", "min_agreement", "max_drop"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Attempt:
 
         What they leave was foreseen from a few calls, of slow models from a single one.
         """
-        missed = any(not c.ok and c.name in _FIDELITY for c in self.verification.checks)
+        missed = any(not c.ok and c.name in FIDELITY for c in self.verification.checks)
         fidelity = self.verification.fidelity
         if missed or fidelity is None or self.steps > 1:  # what pruning lost is no fault of integers
             return missed
@@ -166,3 +167,25 @@ def taken_back(tried: Sequence[Attempt], kept: Attempt) -> str | None:
         return f"{first.told()}: taken back to weights that are decoded when the model is loaded"
     how = "without static integers" if not kept.manner.chains else "with fewer operators on static integers"
     return f"{first.told()}: written again {how}"
+
+
+def refuse_idle(ran: Sequence[Ran]) -> None:
+    """Refuse a run of which a planning pass found nothing to do.
+
+    Raises:
+        ModelError: nothing would change.
+    """
+    planning = [r for r in ran if isinstance(r.step, PlanningPass)]
+    for step in planning:
+        records = [o.record for o in step.outcomes] or list(step.layers)
+        taken_away = len(planning) > 1 and any(record.reason == SLOWER for record in records)
+        if taken_away or any(record.status == "done" for record in records):
+            continue
+        if not records:
+            raise ModelError("the model holds no weights", "There is nothing to compress in it.")
+        reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
+        why = "; ".join(list(reasons)[:3])
+        raise ModelError(
+            f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
+            "See --dry-run --verbose for each tensor, and the options of the verb.",
+        )

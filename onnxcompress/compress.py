@@ -13,19 +13,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxcompress import inputs, pipeline, provenance
-from onnxcompress.attempts import Attempt, Manner, best, first_manner, following, taken_back
+from onnxcompress.attempts import Attempt, Manner, best, first_manner, following, refuse_idle, taken_back
 from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import RuntimeFailure, UsageError
 from onnxcompress.graph import writer
 from onnxcompress.graph.model import Model
+from onnxcompress.kept import KeptSteps, StepBroke, Watching
+from onnxcompress.passes.base import FIDELITY
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.recipe import Recipe
 from onnxcompress.report import Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
 from onnxcompress.search.extents import open_extents, searched, settled_at
+from onnxcompress.targets import target_of
 from onnxcompress.verify.budgets import Budgets, judge
-from onnxcompress.verify.facts import model_facts, model_files, size_bytes
+from onnxcompress.verify.facts import model_facts, size_bytes
 from onnxcompress.verify.preflight import preflight
 from onnxcompress.verify.structure import structure_checks
 from onnxcompress.verify.verify import Verification, VerifyOptions, verify
@@ -38,12 +41,16 @@ if TYPE_CHECKING:
     from onnxcompress.passes.base import Extents
 
 
+_BRIEF = 0.05  # seconds of timing where time does not count
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Everything about a run that is not part of the recipe.
 
     ``data`` is what the model is calibrated on, and judged on unless there is ``eval_data``. ``seconds`` is the time
-    for measuring latency, ``max_memory`` the bytes that statistics may take.
+    for measuring latency, ``max_memory`` the bytes that statistics may take. ``keep_steps``: models between steps are
+    kept beside the output, and taken up again; ``check_steps``: budgets on fidelity have to hold after each step.
     """
 
     output: Path | None = None
@@ -60,6 +67,8 @@ class RunOptions:
     seconds: float = 4.0
     max_memory: int = 1 << 30
     progress: Progress = field(default_factory=Silent)
+    keep_steps: bool = False
+    check_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class _Run:
         self.recipe = recipe
         self.options = options
         self.source = Model.open(path)
-        self.target = _target(path, recipe, options)
+        self.target = target_of(path, self._tag(), options)
         require(options.device)
         self._refuse_unjudgeable()
         self.data, self.notes, self.judged = _data(self.source, options, run=options.verify)
@@ -124,12 +133,20 @@ class _Run:
         self.candidate = self.target.with_name(part)
         self.standing: Model | None = None
 
+    def _tag(self) -> str:
+        last = self.recipe.steps[-1]
+        return self.recipe.name or (last.tag if open_extents(self.recipe) is None else last.name)
+
     def _refuse_unjudgeable(self) -> None:
         names = set(self.recipe.budgets.asked) - {"max_size"}
         if names and not self.options.verify:
             raise UsageError(
                 f"{sorted(names)[0]} cannot be judged without verification",
                 "Leave out the budget or --no-verify.",
+            )
+        if self.options.check_steps and not (self.options.verify and set(self.recipe.budgets.asked) & set(FIDELITY)):
+            raise UsageError(
+                "there is no budget on fidelity to check after each step", "Give one, such as --min-sqnr 20."
             )
         if self.options.eval_data is not None and not self.options.verify:
             raise UsageError("--eval-data has no meaning with --no-verify", "Leave one of them out.")
@@ -173,21 +190,45 @@ class _Run:
         manner: Manner | None = first_manner(recipe.budgets)
         tried: list[Attempt] = []
         while manner is not None:
-            model, ran = self._planned(recipe, manner)
+            try:
+                model, ran = self._planned(recipe, manner, self._watching() if not tried else None)
+            except StepBroke as broke:
+                note = f"a budget does not hold after {broke.label}; the steps behind it did not run"
+                return Attempt(manner, broke.model, broke.ran, broke.verification), note
             self._write(model)
             tried.append(Attempt(manner, model, ran, self._verified()))
             manner = following(tried) if self.options.verify else None
         kept = best(tried)
         return kept, taken_back(tried, kept)
 
-    def _planned(self, recipe: Recipe, manner: Manner) -> tuple[Model, list[pipeline.Ran]]:
+    def _watching(self) -> Watching | None:
+        """What looks on between steps, where that is asked for."""
+        kept = None
+        if self.options.keep_steps:
+            sha = self.original.result().sha256
+            kept = KeptSteps(self.target, sha, self.data or (), self.options.seed)
+            kept.refuse_others(pipeline.parts_of(self.recipe.steps), force=self.options.force)
+        if kept is None and not self.options.check_steps:
+            return None
+        return Watching(kept, self._judged if self.options.check_steps else None)
+
+    def _judged(self, model: Model) -> Verification:
+        """A model between steps, against the budgets on fidelity."""
+        self._write(model)
+        limits = {name: value for name, value in self.recipe.budgets.asked.items() if name in FIDELITY}
+        options = replace(_verify_options(self.options, Budgets(**limits)), latency_seconds=_BRIEF)
+        return verify(self.path, self.candidate, self.judged, options, self.options.progress)
+
+    def _planned(
+        self, recipe: Recipe, manner: Manner, watch: Watching | None = None
+    ) -> tuple[Model, list[pipeline.Ran]]:
         environment = pipeline.Environment(
             self.data, self.options.threads, self.options.seed, manner.fast_forms, self.options.progress,
             noise_limit=manner.noise_limit, chains=manner.chains,
-            identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory,
+            identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory, watch=watch,
         )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
-        pipeline.refuse_idle(ran)
+        refuse_idle(ran)
         model = model.copy()
         provenance.stamp(model, recipe, self.options.seed)
         return model, ran
@@ -251,31 +292,3 @@ def _verify_options(options: RunOptions, budgets: Budgets) -> VerifyOptions:
         device=options.device, threads=options.threads, budgets=budgets, metric=options.metric,
         latency_seconds=options.seconds,
     )  # fmt: skip
-
-
-def _target(path: Path, recipe: Recipe, options: RunOptions) -> Path:
-    """Where the result goes, checked before any work is done.
-
-    Raises:
-        UsageError: the target is the input, exists, or lies in no folder that can be written to.
-    """
-    last = recipe.steps[-1]
-    tag = recipe.name or (last.tag if open_extents(recipe) is None else last.name)
-    target = options.output or path.with_name(f"{path.stem}.{tag}.onnx")
-    if target.exists() and not target.is_file():
-        raise UsageError(f"the output {target} is no ordinary file", "Give a file name with -o.")
-    used = {file.resolve() for file in (path, *model_files(Model.open(path)))}
-    if target.exists() and target.resolve() in used:
-        raise UsageError("the output is the input", "Give another name with -o; the input is never changed.")
-    given = {path.resolve() for path in (options.data, options.eval_data) if path is not None}
-    if given & {target.resolve(), *target.resolve().parents}:
-        raise UsageError(f"the output {target} would lie in the data", "Give another name or folder with -o.")
-    if options.dry_run:
-        return target
-    if target.exists() and not options.force:
-        raise UsageError(f"{target} exists", "Choose another name with -o, or overwrite it with --force.")
-    if not target.parent.is_dir():
-        raise UsageError(f"the folder {target.parent} does not exist", "Make it, or choose another one with -o.")
-    if not os.access(target.parent, os.W_OK):
-        raise UsageError(f"the folder {target.parent} cannot be written to", "Choose another one with -o.")
-    return target

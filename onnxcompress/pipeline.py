@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxcompress import guards
 from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
@@ -21,7 +21,6 @@ from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.opset import raised
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
-from onnxcompress.passes.factor_work import SLOWER
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
 from onnxcompress.runtime.machine import isa_class
@@ -41,9 +40,22 @@ if TYPE_CHECKING:
 _OBSERVED_CALLS = 4
 
 
+class Watch(Protocol):
+    """Who looks on while steps run."""
+
+    def taken_up(self, parts: Sequence[Pass], asked: Sequence[Pass]) -> tuple[Model | None, list[Ran]]:
+        """The model behind steps that need not run, and what they did; None and nothing where all have to."""
+
+    def done(self, number: int, parts: Sequence[Pass], model: Model, ran: Sequence[Ran]) -> None:
+        """A step is done, that of the number from 0."""
+
+
 @dataclass(frozen=True)
 class Environment:
-    """What a run has besides the model and the recipe. ``data`` is None where the model is not to be run."""
+    """What a run has besides the model and the recipe.
+
+    ``data`` is None where the model is not to be run; ``watch`` may take steps up and look at what they made.
+    """
 
     data: Dataset | None = None
     threads: int | None = None
@@ -55,6 +67,7 @@ class Environment:
     identity: str | None = None
     max_memory: int = 1 << 30
     memory: dict[str, Any] = field(default_factory=dict)
+    watch: Watch | None = None
 
     @property
     def real(self) -> bool:
@@ -111,7 +124,13 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
     before = interface(model.proto)
     ran: list[Ran] = []
     parts = [(step, part) for step in steps for part in _parts(step)]
+    own = parts_of(steps)
+    if environment.watch is not None:
+        known, ran = environment.watch.taken_up(own, [asked for asked, _ in parts])
+        model = model if known is None else known
     for number, (asked, step) in enumerate(parts):
+        if number < len(ran):
+            continue
         environment.progress.start(step.name)
         state = _State(", ".join(repr(r.step) for r in ran), final=not any(_plans(p) for _, p in parts[number + 1 :]))
         model, done = _run(model, step, before, environment, state)
@@ -119,6 +138,8 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
         ran.append(replace(done, asked=asked))
         if not state.final and step.name != "simplify":
             model = _settled(model)
+        if environment.watch is not None:
+            environment.watch.done(number, own, model, ran)
     return model, ran
 
 
@@ -130,26 +151,9 @@ class _State:
     final: bool
 
 
-def refuse_idle(ran: Sequence[Ran]) -> None:
-    """Refuse a run of which a planning pass found nothing to do.
-
-    Raises:
-        ModelError: nothing would change.
-    """
-    planning = [r for r in ran if isinstance(r.step, PlanningPass)]
-    for step in planning:
-        records: list[LayerRecord] = [o.record for o in step.outcomes]
-        taken_away = len(planning) > 1 and any(record.reason == SLOWER for record in records)
-        if taken_away or any(record.status == "done" for record in records):
-            continue
-        if not records:
-            raise ModelError("the model holds no weights", "There is nothing to compress in it.")
-        reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
-        why = "; ".join(list(reasons)[:3])
-        raise ModelError(
-            f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
-            "See --dry-run --verbose for each tensor, and the options of the verb.",
-        )
+def parts_of(steps: Sequence[Pass]) -> list[Pass]:
+    """The passes that run for steps."""
+    return [part for step in steps for part in _parts(step)]
 
 
 def _parts(step: Pass) -> tuple[Pass, ...]:

@@ -22,7 +22,10 @@ The verbs of single passes are recipes of one or two steps, so there is one way 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -34,10 +37,11 @@ from onnxcompress.passes.base import Pass, find_pass, passes
 from onnxcompress.verify.budgets import Budgets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 _READY = "onnxcompress.recipes"
+_ON_FLOATS = ("prune", "factorize")
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,16 @@ class Recipe:
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"{where} is not valid TOML: {error}", "See `onnxcompress recipe init`.") from error
-        _refuse_unknown(data, {"name", "steps", "budgets"}, where)
+            raise UsageError(f"{where} is not valid TOML: {error}", "See `onnxcompress recipe show fast`.") from error
+        lines = _Lines(text, where)
+        _refuse_unknown(data, {"name", "steps", "budgets"}, lines.top)
         steps = data.get("steps")
         if not isinstance(steps, list) or not steps or not all(isinstance(s, dict) for s in steps):
             raise UsageError(f"{where} has no steps", "Give at least one [[steps]] with a pass.")
-        made = tuple(_step(step, f"{where}, step {number}") for number, step in enumerate(steps, 1))
-        return cls(made, _budgets(data.get("budgets", {}), where), str(data.get("name", default_name)))
+        made = tuple(_step(step, functools.partial(lines.step, number)) for number, step in enumerate(steps, 1))
+        _refuse_order(made, lines)
+        budgets = _budgets(data.get("budgets", {}), where, lines.budgets)
+        return cls(made, budgets, str(data.get("name", default_name)))
 
     @classmethod
     def ready(cls, name: str) -> Recipe:
@@ -89,13 +96,7 @@ class Recipe:
         Raises:
             UsageError: there is none of that name.
         """
-        if name not in ready_names():
-            raise UsageError(
-                f"there is no recipe file and no ready recipe called {name!r}",
-                f"Ready recipes are: {', '.join(ready_names())}.",
-            )
-        text = resources.files(_READY).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-        return cls.from_text(text, f"the ready recipe {name}", default_name=name)
+        return cls.from_text(ready_text(name), f"the ready recipe {name}", default_name=name)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that was asked, with defaults filled in, as plain values."""
@@ -122,6 +123,20 @@ class Recipe:
                 "",
             ]
         return "\n".join(lines)
+
+
+def ready_text(name: str) -> str:
+    """The file of a recipe that comes with the package, comments and all.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in ready_names():
+        raise UsageError(
+            f"there is no recipe file and no ready recipe called {name!r}",
+            f"Ready recipes are: {', '.join(ready_names())}.",
+        )
+    return resources.files(_READY).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def ready_names() -> tuple[str, ...]:
@@ -152,38 +167,105 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _refuse_unknown(data: Mapping[str, Any], known: set[str], where: str) -> None:
+_Where = Callable[[str | None], str]  # the place of a key in a recipe, or of the table that it would be in
+
+
+class _Lines:
+    """Where things stand in a recipe, for errors: ``recipe.toml, line 7``; without a line where none can be told."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self._where = where
+        self._rows = text.splitlines()
+        self._tables = [(n, row.strip()) for n, row in enumerate(self._rows, 1) if row.lstrip().startswith("[")]
+        self._steps = [n for n, row in self._tables if re.match(r"\[\[\s*[\"']?steps[\"']?\s*\]\]", row)]
+
+    def top(self, key: str | None) -> str:
+        """A key before all tables, or a table."""
+        if key is not None:
+            for number, row in self._tables:
+                if re.match(rf"\[+\s*[\"']?{re.escape(key)}[\"']?\s*[\].]", row):
+                    return f"{self._where}, line {number}"
+        return self._at(self._key(1, key))
+
+    def step(self, number: int, key: str | None) -> str:
+        """A key of the step of that number, from 1, or the step."""
+        start = self._steps[number - 1] if number <= len(self._steps) else None
+        line = self._key(start + 1, key) if start is not None else None
+        return f"{self._at(line or start)}, step {number}"
+
+    def budgets(self, key: str | None) -> str:
+        """A budget, or their table."""
+        start = next((n for n, row in self._tables if re.match(r"\[\s*[\"']?budgets[\"']?\s*\]", row)), None)
+        line = self._key(start + 1, key) if start is not None else None
+        return self._at(line or start)
+
+    def _key(self, first: int, key: str | None) -> int | None:
+        """The line of a key in the table that goes on at that line."""
+        for number, row in enumerate(self._rows[first - 1 :], first):
+            if row.lstrip().startswith("["):
+                break
+            if key is not None and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", row):
+                return number
+        return None
+
+    def _at(self, line: int | None) -> str:
+        return self._where if line is None else f"{self._where}, line {line}"
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: set[str], where: _Where) -> None:
     unknown = sorted(set(data) - known)
     if unknown:
-        raise UsageError(f"{where} has the unknown key {unknown[0]!r}", f"Known are: {', '.join(sorted(known))}.")
+        raise UsageError(
+            f"{where(unknown[0])} has the unknown key {unknown[0]!r}", f"Known are: {', '.join(sorted(known))}."
+        )
 
 
-def _step(data: Mapping[str, Any], where: str) -> Pass:
+def _refuse_order(steps: Sequence[Pass], lines: _Lines) -> None:
+    """Refuse steps that find nothing left to work on."""
+    codes = None
+    for number, step in enumerate(steps, 1):
+        if step.name in _ON_FLOATS and codes is not None:
+            raise UsageError(
+                f"{lines.step(number, 'pass')}: {step.name} works on floats, and step {codes} makes codes of all",
+                "Put quantize behind it.",
+            )
+        if step.name == "quantize" and not (getattr(step, "include", ()) or getattr(step, "exclude", ())):
+            codes = codes or number
+
+
+def _step(data: Mapping[str, Any], where: _Where) -> Pass:
     name = data.get("pass")
     if not isinstance(name, str):
-        raise UsageError(f"{where} names no pass", 'Write for example: pass = "quantize".')
-    kind = find_pass(name)
+        raise UsageError(f"{where('pass')} names no pass", 'Write for example: pass = "quantize".')
+    try:
+        kind = find_pass(name)
+    except UsageError as error:
+        raise UsageError(f"{where('pass')}: {error.message}", error.hint) from error
     options = {k: v for k, v in data.items() if k != "pass"}
-    _refuse_unknown(options, {f.name for f in dataclasses.fields(kind)}, f"{where} ({name})")
-    made: Pass = _validated(kind, options, f"{where} ({name})")
+    _refuse_unknown(options, {f.name for f in dataclasses.fields(kind)}, lambda key: f"{where(key)} ({name})")
+    made: Pass = _validated(kind, options, lambda key: f"{where(key)} ({name})")
     return made
 
 
-def _budgets(data: object, where: str) -> Budgets:
+def _budgets(data: object, whole: str, where: _Where) -> Budgets:
     if not isinstance(data, dict):
-        raise UsageError(f"the budgets of {where} are no table", "Write [budgets] and one line for each limit.")
-    _refuse_unknown(data, {f.name for f in dataclasses.fields(Budgets)}, f"the budgets of {where}")
-    made: Budgets = _validated(Budgets, data, f"the budgets of {where}")
+        raise UsageError(f"the budgets of {whole} are no table", "Write [budgets] and one line for each limit.")
+    _refuse_unknown(data, {f.name for f in dataclasses.fields(Budgets)}, where)
+    made: Budgets = _validated(Budgets, data, where)
     return made
 
 
-def _validated(kind: Any, options: Mapping[str, Any], where: str) -> Any:
+def _validated(kind: Any, options: Mapping[str, Any], where: _Where) -> Any:
     try:
         return TypeAdapter(kind).validate_python(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else None
         place = ".".join(str(p) for p in first["loc"]) or "options"
-        raise UsageError(f"{where}: {place}: {first['msg']}", "See `onnxcompress recipe schema`.") from error
+        raise UsageError(f"{where(key)}: {place}: {first['msg']}", "See `onnxcompress recipe schema`.") from error
+    except UsageError as error:
+        named = next((k for k in options if any(k.replace("_", c) in error.message for c in "_- ")), None)
+        raise UsageError(f"{where(named)}: {error.message}", error.hint) from error
 
 
 def _toml(value: object) -> str:

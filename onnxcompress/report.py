@@ -184,6 +184,20 @@ class Report:
         path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def step_to_json(step: Step) -> dict[str, Any]:
+    """One step as it stands in a report."""
+    return typing.cast("dict[str, Any]", _plain(step))
+
+
+def step_from_json(data: dict[str, Any]) -> Step:
+    """The inverse of `step_to_json`.
+
+    Raises:
+        KeyError: a required name is missing.
+    """
+    return typing.cast("Step", _build(Step, data))
+
+
 def _json_name(item: dataclasses.Field[Any]) -> str:
     return str(item.metadata.get("json", item.name))
 

@@ -133,6 +133,48 @@ def test_faults_are_named(tmp_path: Path, text: str, said: str) -> None:
     check_words(caught.value)
 
 
+LONG = """# a comment
+name = "mine"
+
+[[steps]]
+pass = "simplify"
+
+[[steps]]
+pass = "quantize"
+bits = 8
+
+[budgets]
+min_sqnr = 20
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("bits = 8", "bits = 9", "recipe.toml, line 9, step 2 (quantize): bits"),
+        ("bits = 8", "bit = 8", "recipe.toml, line 9, step 2 (quantize) has the unknown key 'bit'"),
+        ("bits = 8", "block_size = 4", "recipe.toml, line 9, step 2 (quantize): a block size of 4"),
+        ('pass = "simplify"', 'pass = "shrink"', "recipe.toml, line 5, step 1: there is no pass called 'shrink'"),
+        ('pass = "simplify"', "check = true", "recipe.toml, line 4, step 1 names no pass"),
+        ('name = "mine"', "version = 3", "recipe.toml, line 2 has the unknown key 'version'"),
+        ("min_sqnr = 20", "min_sqnr = 900", "recipe.toml, line 12: min_sqnr"),
+        ("min_sqnr = 20", "min_sqn = 20", "recipe.toml, line 12 has the unknown key 'min_sqn'"),
+        ("[budgets]", "[budget]", "recipe.toml, line 11 has the unknown key 'budget'"),
+        ("bits = 8", 'bits = 8\n[[steps]]\npass = "prune"', "recipe.toml, line 11, step 3: prune works on floats"),
+        ("bits = 8", "bits = 8 8", "line 9"),
+    ],
+)
+def test_faults_are_told_with_their_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(LONG)
+    assert len(Recipe.from_toml(path).steps) == 2
+    path.write_text(LONG.replace(old, new))
+    with pytest.raises(UsageError) as caught:
+        Recipe.from_toml(path)
+    assert said in caught.value.message
+    check_words(caught.value)
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"a\0b"], ids=["missing", "not UTF-8", "zero byte"])
 def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "recipe.toml"
@@ -162,9 +204,9 @@ def test_ready_recipes_are_valid(name: str) -> None:
 
 
 def test_there_are_ready_recipes_and_others_are_refused() -> None:
-    assert {"fast", "safe", "small", "half"} <= set(ready_names())
-    with pytest.raises(UsageError, match="'tiny'") as caught:
-        Recipe.ready("tiny")
+    assert {"tiny", "fast", "safe", "edge-cnn", "encoder", "decoder-4bit", "small", "half"} == set(ready_names())
+    with pytest.raises(UsageError, match="'huge'") as caught:
+        Recipe.ready("huge")
     assert "fast" in caught.value.hint
 
 

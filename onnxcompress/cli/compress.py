@@ -10,6 +10,7 @@ import typer
 
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ModelPath, ReportFlags, WriteFlags
+from onnxcompress.cli.steps import StepFlags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 RecipeName = Annotated[
@@ -21,7 +22,7 @@ RecipeName = Annotated[
 @app.command("compress")
 @flat
 def compress(
-    model: ModelPath, recipe: RecipeName, write: WriteFlags, budgets: BudgetFlags,
+    model: ModelPath, recipe: RecipeName, steps: StepFlags, write: WriteFlags, budgets: BudgetFlags,
     data: DataFlags, machine: MachineFlags, report: ReportFlags,
 ) -> None:  # fmt: skip
     """Run the steps of a recipe, and hold the result to its budgets.
@@ -33,7 +34,7 @@ def compress(
 
     found = Recipe.from_toml(Path(recipe)) if _is_file(recipe) else Recipe.ready(recipe)
     found = dataclasses.replace(found, budgets=budgets.budgets(found.budgets))
-    run_recipe(model, found, write, data, machine, report)
+    run_recipe(model, found, write, data, machine, report, steps)
 
 
 def _is_file(recipe: str) -> bool:

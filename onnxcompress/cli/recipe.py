@@ -24,6 +24,27 @@ def schema(output: Output = None, force: Force = False, debug: Debug = False) ->
     _write(json.dumps(json_schema(), indent=2) + "\n", output, force=force)
 
 
+@app.command("list")
+def list_(debug: Debug = False) -> None:  # noqa: ARG001 - main reads it
+    """List the recipes that come with the package, each with what it is for."""
+    from onnxcompress.recipe import ready_names, ready_text
+
+    for name in ready_names():
+        first = ready_text(name).partition("\n")[0].lstrip("# ")
+        typer.echo(f"{name:<14}{first}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The ready recipe.")],
+    debug: Debug = False,  # noqa: ARG001 - main reads it
+) -> None:
+    """Print a ready recipe as it is."""
+    from onnxcompress.recipe import ready_text
+
+    typer.echo(ready_text(name), nl=False)
+
+
 @app.command()
 def init(
     name: Annotated[

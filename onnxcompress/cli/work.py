@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import typer
 
 from onnxcompress.cli.options import DataFlags, MachineFlags, ReportFlags, WriteFlags
+from onnxcompress.cli.steps import StepFlags
 from onnxcompress.compress import Result, RunOptions, compress
 from onnxcompress.recipe import Recipe
 from onnxcompress.render.console import Page
@@ -23,11 +25,15 @@ def run_recipe(
     data: DataFlags,
     machine: MachineFlags,
     report: ReportFlags,
+    steps: StepFlags | None = None,
 ) -> None:
     """Run the recipe on the model, show what came of it, and exit with 1 if it did not pass."""
     report.check(model, write.output, write.eval_data, data.data, data.labels, data.tokenizer)
     with opened(report) as page:
-        result = compress(model, recipe, run_options(page, data, machine, write))
+        options = run_options(page, data, machine, write)
+        if steps is not None:
+            options = dataclasses.replace(options, keep_steps=steps.keep_steps, check_steps=steps.check_steps)
+        result = compress(model, recipe, options)
         show(page, result, report, dry_run=write.dry_run)
 
 
