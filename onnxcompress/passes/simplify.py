@@ -1,9 +1,9 @@
 """The same computation with fewer nodes and bytes.
 
-ONNX Runtime's BASIC optimizations are written out, BatchNormalization goes into the layer before it, padding
-into the one behind it, idle nodes, equal tensors and dead code go away. A result is kept only if it has no
-more nodes and bytes than before and gives the same outputs; otherwise a more careful variant is tried: without
-folding of constants, then without ONNX Runtime.
+ONNX Runtime's BASIC optimizations are written out, BatchNormalization goes into the layer before it, padding into the
+one behind it, matrices that follow one another into their product; idle nodes, equal tensors and dead code go away. A
+result is kept only if it has no more nodes and bytes than before and gives the same outputs; otherwise a more careful
+variant is tried: without folding of constants, then without ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onnxcompress.graph.dead import remove_dead
 from onnxcompress.graph.duplicates import merge_duplicates
 from onnxcompress.graph.offline import FOLDING, NotOptimized, optimized
 from onnxcompress.graph.padding import fold_padding
+from onnxcompress.graph.products import merge_products
 from onnxcompress.graph.riders import MODEST
 from onnxcompress.graph.scopes import subgraphs
 from onnxcompress.passes.base import Context, Rewritten, register
@@ -122,6 +123,7 @@ def _clean(model: Model) -> None:
     remove_dead(model.proto)
     bypass(model)
     fold_batchnorm(model)
+    merge_products(model)
     fold_padding(model)
     remove_dead(model.proto)
 
