@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 import onnxcompress
 from onnxcompress.errors import UsageError
 from onnxcompress.passes.base import Extents
+from onnxcompress.passes.factorize import Factorize
 from onnxcompress.passes.prune import Prune
+from onnxcompress.passes.quantize import Quantize
+from onnxcompress.passes.simplify import Simplify
 from onnxcompress.recipe import Recipe
 from onnxcompress.report import BudgetResult
 from onnxcompress.search.extents import open_extents, searched, settled_at
@@ -69,6 +72,30 @@ def test_what_is_open_depends_on_what_is_asked() -> None:
     assert settled_at(rounds, found.values[0]).steps == (Prune(sparsity=found.values[0]),)
     with pytest.raises(UsageError, match="more than one step"):
         open_extents(Recipe.of((Prune(structure="all"), Prune(structure="heads")), fast))
+
+
+def test_a_step_may_be_left_out_where_others_work() -> None:
+    both = Recipe.of((Simplify(), Factorize(), Quantize()), Budgets(min_sqnr=20.0))
+    found = open_extents(both)
+    assert found is not None
+    assert found.values[0] == 0
+    assert found.values[found.first] == pytest.approx(0.25)
+    assert settled_at(both, 0.0).steps == (Simplify(), Quantize())
+    assert settled_at(both, 0.25).steps == (Simplify(), Factorize(work=0.75), Quantize())
+    alone = open_extents(Recipe.of((Simplify(), Factorize()), Budgets(min_sqnr=20.0)))
+    assert alone is not None
+    assert alone.values[0] == pytest.approx(0.05)
+    fast = open_extents(Recipe.of((Factorize(), Quantize()), Budgets(min_speedup=1.5)))
+    assert fast is not None
+    assert fast.values[0] == pytest.approx(0.05)
+
+
+def test_a_recipe_does_without_what_a_budget_does_not_bear(tmp_path: Path) -> None:
+    steps = (Factorize(), Quantize(scheme="weight-only"))
+    result = run(Recipe.of(steps, Budgets(min_sqnr=38.0)), tmp_path / "true.onnx")
+    assert result.passed
+    assert [s["pass"] for s in result.report.recipe["steps"]] == ["quantize"]
+    assert any("left out" in note and "factorize" in note for note in result.report.notes)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from onnxcompress.passes.base import Adjustable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnxcompress.passes.base import Extents
+    from onnxcompress.passes.base import Extents, Pass
     from onnxcompress.recipe import Recipe
 
 _Tried = TypeVar("_Tried")
+_NOT_AT_ALL = 0.0
 
 
 def open_extents(recipe: Recipe) -> Extents | None:
@@ -33,17 +34,35 @@ def open_extents(recipe: Recipe) -> Extents | None:
         raise UsageError(
             "more than one step leaves open how far it goes", "Say it of all steps but one, as with ratio."
         )
+    if found and found[0].most and len(_working(recipe)) > 1:  # the others may do without it
+        return replace(found[0], values=(_NOT_AT_ALL, *found[0].values), first=found[0].first + 1)
     return found[0] if found else None
 
 
 def settled_at(recipe: Recipe, extent: float) -> Recipe:
-    """The recipe with its open step going so far."""
+    """The recipe with its open step going so far, or without it where that is not at all."""
     asked = recipe.budgets.asked
-    steps = [
-        step.at(extent) if isinstance(step, Adjustable) and step.extents(asked) is not None else step
-        for step in recipe.steps
-    ]
+    steps: list[Pass] = []
+    for step in recipe.steps:
+        is_open = isinstance(step, Adjustable) and step.extents(asked) is not None
+        if not is_open:
+            steps.append(step)
+        elif extent > _NOT_AT_ALL and isinstance(step, Adjustable):
+            steps.append(step.at(extent))
     return replace(recipe, steps=tuple(steps))
+
+
+def left_out(opened: Recipe, settled: Recipe) -> str | None:
+    """The sentence for the report where a step was left out."""
+    names = [step.name for step in opened.steps if step.name not in {s.name for s in settled.steps}]
+    extents = open_extents(opened)
+    if not names or extents is None:
+        return None
+    return f"{', '.join(names)} left out, as not even a little of it keeps {', '.join(extents.budgets)}"
+
+
+def _working(recipe: Recipe) -> list[Pass]:
+    return [step for step in recipe.steps if step.name != "simplify"]
 
 
 def searched(
