@@ -19,6 +19,7 @@ from onnxcompress.graph.model import Model
 from onnxcompress.graph.narrowing import narrowed
 from onnxcompress.runtime.session import Session
 from tests.backend_models import examples
+from tests.channel_models import HEAD, model_of
 
 if TYPE_CHECKING:
     from onnxcompress.graph.channel_ties import End, Tie
@@ -138,3 +139,13 @@ def test_rules(first: int) -> None:
                 raise AssertionError(f"{name}: {[(e.port, e.labels.tolist()) for e in tie.ends]}") from error
     print(len(operators), sorted(operators))
     assert len(operators) >= (FEWEST if first == 99 else 20)
+
+
+@pytest.mark.parametrize(
+    "operator", ["com.microsoft.Gelu(h)", "com.microsoft.QuickGelu(h)", "GroupNormalization<num_groups = 3>(h, s, b)"]
+)
+def test_shapes_behind_operators_that_onnx_does_not_follow(operator: str) -> None:
+    shapes = {"u": (12, 3, 1, 1), "s": (3,), "b": (3,), "w": (4, 12, 1, 1)}
+    made = model_of(HEAD + f"{{ h = Conv(a, u) k = {operator} r = Relu(k) y = Conv(r, w) }}", shapes, 18)
+    assert World(Model(made)).length("r", 1) == 12
+    assert World(Model(made)).length("y", 2) == 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import pytest
 
 from onnxcompress.compress import RunOptions, compress
@@ -14,19 +13,10 @@ from onnxcompress.passes.prune import Prune
 from onnxcompress.recipe import Recipe
 from onnxcompress.runtime.session import Session
 from tests.backend_models import examples
+from tests.backend_variants import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def frozen(model: bytes) -> bytes:
-    """The model with stored weights that callers cannot replace."""
-    proto = onnx.load_from_string(model)
-    stored = {t.name for t in proto.graph.initializer}
-    for index in reversed([i for i, v in enumerate(proto.graph.input) if v.name in stored]):
-        del proto.graph.input[index]
-    proto.ir_version = max(proto.ir_version, 4)
-    return bytes(proto.SerializeToString())
 
 
 @pytest.mark.parametrize("kind", ["simple", "pytorch-converted", "pytorch-operator"])

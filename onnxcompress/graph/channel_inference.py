@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from onnxcompress.graph.bodies import is_standard
 from onnxcompress.graph.shapes import skeleton
 
 if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
+_KEEPING = ("GroupNormalization", "MeanVarianceNormalization")  # a function, whose shapes are lost in its body
+_KEEPING_CONTRIBUTED = ("Gelu", "QuickGelu")  # of com.microsoft, which onnx does not know
 Dim = int | str  # a length, or a name that equal unknown lengths share
 
 
@@ -39,13 +42,24 @@ def remaining(before: tuple[Dim, ...], others: list[Dim]) -> int | None:
 
 
 def unclaimed(model: Model) -> onnx.ModelProto:
-    """A model without what the file claims of the shapes of values other than its inputs."""
+    """A model without what the file claims of the shapes of values other than its inputs.
+
+    Operators that keep a shape but of which onnx cannot tell this are replaced: it is a model to infer shapes of only.
+    """
     proto = skeleton(model)
     del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        if _keeps_shape(node):
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1]))
     for output in proto.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
     return proto
+
+
+def _keeps_shape(node: onnx.NodeProto) -> bool:
+    contributed = node.domain == "com.microsoft" and node.op_type in _KEEPING_CONTRIBUTED
+    return len(node.output) == 1 and bool(node.input) and (contributed or is_standard(node, *_KEEPING))
 
 
 def stated(proto: onnx.ModelProto, name: str, elem_type: int, dims: list[Dim]) -> onnx.ValueInfoProto:

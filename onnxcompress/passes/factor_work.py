@@ -58,6 +58,7 @@ class Work:
     context: Context
     tried: dict[str, float] = field(default_factory=dict)
     _known: dict[str, list[Option]] = field(default_factory=dict)
+    _noise: dict[tuple[str, Option], float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model, context: Context, include: Sequence[str], exclude: Sequence[str]) -> Work:
@@ -80,7 +81,10 @@ class Work:
             else:
                 sites.append(site)
         rounding = watched(model, context, [s.weight for s in sites], scopes.main, learn=False)
-        return cls(model, scopes, namer, tuple(sites), tuple(reasons), rounding, context)
+        # what is known of weights does not depend on how many of them are to go: other attempts ask for it again
+        memory = {} if context.probe is None else context.probe.memory
+        known, noise = memory.setdefault("factor options", {}), memory.setdefault("factor noise", {})
+        return cls(model, scopes, namer, tuple(sites), tuple(reasons), rounding, context, _known=known, _noise=noise)
 
     def options(self, site: Site) -> list[Option]:
         """All ways that pay."""
@@ -165,21 +169,34 @@ class Work:
         ]  # fmt: skip
         if probe is None or not fit or sum(self.model.nbytes(s.weight.tensor) for s, _ in fit) > _ON_TRIAL:
             return {}
+        wanted = [
+            (site, own[place])
+            for site, own in fit
+            for place in sorted({len(own) * part // _TRIALS for part in range(_TRIALS)})
+        ]
+        self._try([(s, o) for s, o in wanted if (s.weight.name, o) not in self._noise])
         found: dict[str, dict[float, float]] = {}
+        for site, option in wanted:
+            noise = self._noise.get((site.weight.name, option), math.inf)
+            if math.isfinite(noise):
+                found.setdefault(site.weight.name, {})[option.error] = noise
+        return found
+
+    def _try(self, wanted: Sequence[tuple[Site, Option]]) -> None:
+        """Note the noise at the outputs of options, each tried alone."""
+        probe, progress = self.context.probe, self.context.progress
+        if probe is None or not wanted:
+            return
         try:
-            session = probe.whatif(self.model, [], [s.weight.name for s, _ in fit])
-            self.context.progress.start("measuring what ranks do to the outputs", len(fit))
-            for site, own in fit:
-                self.context.progress.advance(site.weight.label)
-                for place in sorted({len(own) * part // _TRIALS for part in range(_TRIALS)}):
-                    values = Factoring(site, self.rounding).approximated(own[place])
-                    noise = session.noise({}, {site.weight.name: values})
-                    if math.isfinite(noise):
-                        found.setdefault(site.weight.name, {})[own[place].error] = noise
-            self.context.progress.finish()
+            session = probe.whatif(self.model, [], list(dict.fromkeys(s.weight.name for s, _ in wanted)))
+            progress.start("measuring what ranks do to the outputs", len(wanted))
+            for site, option in wanted:
+                progress.advance(site.weight.label)
+                values = Factoring(site, self.rounding).approximated(option)
+                self._noise[site.weight.name, option] = session.noise({}, {site.weight.name: values})
+            progress.finish()
         except RuntimeFailure as error:
             self.context.notes.append(f"what ranks do to the outputs was not measured: {error.message}")
-        return found
 
     def _weighed(self, damage: Mapping[str, float]) -> list[float]:
         """What a relative error of each site counts; a site that was not tried counts as the middle one."""
