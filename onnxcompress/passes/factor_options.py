@@ -7,7 +7,7 @@ those of `spatial` and `tucker` kernels are told from the spectra of unfoldings,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,12 @@ class Factoring:
 
     site: Site
     rounding: Rounding | None
-    _scales: dict[str, float] = field(default_factory=dict)
+    _apart: low_rank.Decomposition | None = None
+
+    def _decomposed(self, W: Array, H: Array | None) -> low_rank.Decomposition:
+        if self._apart is None:
+            self._apart = low_rank.Decomposition(W, H)
+        return self._apart
 
     def options(self) -> list[Option]:
         """All ways that pay, by cost; of two that cost the same the better one.
@@ -62,7 +67,7 @@ class Factoring:
             ModelError: a value is not finite.
         """
         W, (H, _) = self.site.matrix(), self.site.seen(self.rounding)
-        spectrum = low_rank.spectrum(W, H)
+        spectrum = self._decomposed(W, H).spectrum
         total = float(spectrum.sum())
         if total <= 0:
             return []
@@ -79,7 +84,7 @@ class Factoring:
         """
         W, (H, _) = self.site.matrix(), self.site.seen(self.rounding)
         rank = max(1, round(0.5 * W.size / sum(W.shape)))
-        made = low_rank.factors(W, H, rank).product
+        made = self._decomposed(W, H).factors(rank).product
         total = low_rank.energy(W.astype(np.float64), H)
         error = low_rank.energy(W.astype(np.float64) - made, H)
         return self._stored(made), error / total if total > 0 else 0.0
@@ -139,7 +144,7 @@ class Factoring:
     def of_rank(self, rank: int) -> Option | None:
         """The way with that rank, or the highest there is; None where it does not pay."""
         W, (H, _) = self.site.matrix(), self.site.seen(self.rounding)
-        spectrum = low_rank.spectrum(W, H)
+        spectrum = self._decomposed(W, H).spectrum
         rank = min(rank, len(spectrum))
         total = float(spectrum.sum())
         error = float(spectrum[rank:].sum()) / total if total > 0 else 0.0
@@ -189,12 +194,13 @@ class Factoring:
         """The parts and what they stand for, (out, in)."""
         ranks = option.ranks
         if option.kind == LOW_RANK:
-            found = low_rank.factors(W, H, ranks[0])
+            found = self._decomposed(W, H).factors(ranks[0])
             return (found.right, found.left), found.product
         kernel = W.reshape(self.site.kernel or W.shape)
-        if option.kind == OUTPUT:
-            core, last = conv_low_rank.output(kernel, H, ranks[0])
-            return (core, last), last[:, :, 0, 0] @ core.reshape(len(core), -1)
+        if option.kind == OUTPUT:  # as of `conv_low_rank.output`, taken apart once for all ranks
+            found = self._decomposed(W, H).factors(ranks[0])
+            core = found.right.reshape(ranks[0], *kernel.shape[1:])
+            return (core, found.left[:, :, None, None]), found.product
         if option.kind == SPATIAL:
             vertical, horizontal = conv_low_rank.spatial(kernel, H, ranks[0])
             product = np.einsum("orb,ria->oiab", horizontal[:, :, 0], vertical[..., 0], optimize=True)

@@ -190,9 +190,12 @@ class Work:
         try:
             session = probe.whatif(self.model, [], list(dict.fromkeys(s.weight.name for s, _ in wanted)))
             progress.start("measuring what ranks do to the outputs", len(wanted))
+            factoring: Factoring | None = None
             for site, option in wanted:
                 progress.advance(site.weight.label)
-                values = Factoring(site, self.rounding).approximated(option)
+                if factoring is None or factoring.site is not site:
+                    factoring = Factoring(site, self.rounding)
+                values = factoring.approximated(option)
                 self._noise[site.weight.name, option] = session.noise({}, {site.weight.name: values})
             progress.finish()
         except RuntimeFailure as error:

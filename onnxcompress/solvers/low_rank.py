@@ -73,7 +73,7 @@ def factors(W: Array, H: Array | None, rank: int) -> Factors:
     Raises:
         ValueError: a value is not finite, the shapes do not fit, or there is no such rank.
     """
-    return balanced(*_best(*_checked(W, H), rank))
+    return Decomposition(W, H).factors(rank)
 
 
 def joint(Ws: Sequence[Array], H: Array | None, rank: int, weights: Sequence[float]) -> tuple[Array, list[Array]]:
@@ -98,7 +98,7 @@ def joint(Ws: Sequence[Array], H: Array | None, rank: int, weights: Sequence[flo
         raise ValueError(f"layers of shapes {[W.shape for W in Ws]} do not read one input")
     counts = np.repeat(np.sqrt(np.asarray(weights, np.float64)), [len(W) for W in Ws])[:, None]
     stack = counts * np.concatenate([np.asarray(W, np.float64) for W in Ws])
-    left, right = _best(*_checked(stack, H), rank)
+    left, right = Decomposition(stack, H).parts(rank)
     found = balanced(left / counts, right)
     return found.right, np.split(found.left, np.cumsum([len(W) for W in Ws])[:-1])
 
@@ -162,21 +162,55 @@ def _checked(W: Array, H: Array | None) -> tuple[Array, Array | None]:
     return exact, metric
 
 
-def _best(W: Array, H: Array | None, rank: int) -> tuple[Array, Array]:
-    """U (out, rank) of orthonormal columns, and Uᵀ W (rank, in), float64."""
-    if not 1 <= rank <= min(W.shape):
-        raise ValueError(f"no product of rank {rank} for a matrix of shape {W.shape}")
-    Q, square = np.linalg.qr(W) if W.shape[0] > W.shape[1] else (None, W)
-    values, vectors = np.linalg.eigh(_gram(square, H))
-    # Below, the eigenvectors are those of rounding errors.
-    seen = min(rank, int(np.count_nonzero(values > max(0.0, _EPS * len(values) * values[-1]))))
-    U = vectors[:, ::-1][:, :seen]
-    right = U.T @ square
-    if seen < rank:
-        rest = square - U @ right
-        more = np.linalg.eigh(_gram(rest, None))[1][:, ::-1][:, : rank - seen]
-        U, right = np.hstack([U, more]), np.vstack([right, more.T @ rest])
-    return (U if Q is None else Q @ U), right
+class Decomposition:
+    """A weight taken apart once, for its spectrum and factors of any rank.
+
+    Args:
+        W: weights (out, in).
+        H: Gram matrix of the inputs (in, in), or None for the plain squared error.
+
+    Raises:
+        ValueError: a value is not finite, or the shapes do not fit.
+    """
+
+    def __init__(self, W: Array, H: Array | None) -> None:
+        exact, metric = _checked(W, H)
+        self._Q, self._square = np.linalg.qr(exact) if exact.shape[0] > exact.shape[1] else (None, exact)
+        self._values, self._vectors = np.linalg.eigh(_gram(self._square, metric))
+        self._highest = min(exact.shape)
+
+    @property
+    def spectrum(self) -> Array:
+        """As of `spectrum`."""
+        found: Array = np.maximum(self._values[::-1], 0)
+        return found
+
+    def factors(self, rank: int) -> Factors:
+        """As of `factors`.
+
+        Raises:
+            ValueError: there is no such rank.
+        """
+        return balanced(*self.parts(rank))
+
+    def parts(self, rank: int) -> tuple[Array, Array]:
+        """U (out, rank) of orthonormal columns, and Uᵀ W (rank, in), float64.
+
+        Raises:
+            ValueError: there is no such rank.
+        """
+        if not 1 <= rank <= self._highest:
+            raise ValueError(f"no product of rank {rank} where the highest is {self._highest}")
+        # Below, the eigenvectors are those of rounding errors.
+        least = max(0.0, _EPS * len(self._values) * self._values[-1])
+        seen = min(rank, int(np.count_nonzero(self._values > least)))
+        U = self._vectors[:, ::-1][:, :seen]
+        right = U.T @ self._square
+        if seen < rank:
+            rest = self._square - U @ right
+            more = np.linalg.eigh(_gram(rest, None))[1][:, ::-1][:, : rank - seen]
+            U, right = np.hstack([U, more]), np.vstack([right, more.T @ rest])
+        return (U if self._Q is None else self._Q @ U), right
 
 
 def _gram(W: Array, H: Array | None) -> Array:
