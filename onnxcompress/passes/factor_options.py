@@ -105,6 +105,7 @@ class Factoring:
         """
         W, (H, mean) = self.site.matrix(), self.site.seen(self.rounding)
         parts, product = self._solved(W, H, option)
+        self._apart = None  # as large as the weight, and not asked for again
         shift = None if mean is None else ((W - product).astype(np.float64) @ mean).astype(np.float32)
         return Parts(parts, plain_error(W, product), shift)
 

@@ -175,7 +175,10 @@ class Decomposition:
 
     def __init__(self, W: Array, H: Array | None) -> None:
         exact, metric = _checked(W, H)
-        self._Q, self._square = np.linalg.qr(exact) if exact.shape[0] > exact.shape[1] else (None, exact)
+        self._Q: Array | None = None
+        self._square: Array = exact
+        if exact.shape[0] > exact.shape[1]:
+            self._Q, self._square = np.linalg.qr(exact)
         self._values, self._vectors = np.linalg.eigh(_gram(self._square, metric))
         self._highest = min(exact.shape)
 
