@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from onnxcompress.version import __version__
 
 if TYPE_CHECKING:
-    from onnxcompress.api import compress, quantize, simplify, verify
+    from onnxcompress.api import compress, factorize, prune, quantize, simplify, verify
     from onnxcompress.compress import Result, RunOptions
     from onnxcompress.data.options import DataOptions
     from onnxcompress.errors import DataError, ModelError, OnnxCompressError, RuntimeFailure, UsageError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnxcompress.verify.budgets import Budgets
 
 _PLACES = {
-    "compress": "api", "quantize": "api", "simplify": "api", "verify": "api",
+    "compress": "api", "factorize": "api", "prune": "api", "quantize": "api", "simplify": "api", "verify": "api",
     "Result": "compress", "RunOptions": "compress", "DataOptions": "data.options", "Recipe": "recipe",
     "Report": "report", "Budgets": "verify.budgets", "OnnxCompressError": "errors", "UsageError": "errors",
     "ModelError": "errors", "DataError": "errors", "RuntimeFailure": "errors",
@@ -35,7 +35,8 @@ _PLACES = {
 
 __all__ = [
     "Budgets", "DataError", "DataOptions", "ModelError", "OnnxCompressError", "Recipe", "Report", "Result",
-    "RunOptions", "RuntimeFailure", "UsageError", "__version__", "compress", "quantize", "simplify", "verify",
+    "RunOptions", "RuntimeFailure", "UsageError", "__version__", "compress", "factorize", "prune", "quantize",
+    "simplify", "verify",
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from onnxcompress.compress import Result, RunOptions, verify_models
 from onnxcompress.compress import compress as run_recipe
 from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import UsageError
+from onnxcompress.passes.factorize import Factorize
+from onnxcompress.passes.prune import Prune
 from onnxcompress.passes.quantize import Quantize
 from onnxcompress.passes.simplify import Simplify
 from onnxcompress.recipe import Recipe
@@ -43,9 +45,25 @@ def quantize(model: ModelPath, output: ModelPath | None = None, *, simplify: boo
         DataError: the data do not fit the model.
         RuntimeFailure: the device is not to be had, or the machine could not do it.
     """
-    own, rest = _split(options, frozenset(f.name for f in dataclasses.fields(Quantize)))
-    before: tuple[Pass, ...] = (Simplify(),) if simplify else ()
-    return _run(model, output, (*before, Quantize(**own)), rest)
+    return _one_pass(model, output, Quantize, options, simplify=simplify)
+
+
+def prune(model: ModelPath, output: ModelPath | None = None, *, simplify: bool = True, **options: Any) -> Result:
+    """Prune weights or structures of a model file; by default into ``{stem}.sparse50.onnx``.
+
+    Takes the fields of `Prune` (sparsity, pattern, structure, ratio, ...) and else what `quantize` takes, and raises
+    its errors.
+    """
+    return _one_pass(model, output, Prune, options, simplify=simplify)
+
+
+def factorize(model: ModelPath, output: ModelPath | None = None, *, simplify: bool = True, **options: Any) -> Result:
+    """Replace layers of a model file by products of smaller ones; by default into ``{stem}.factored75.onnx``.
+
+    Takes the fields of `Factorize` (params, rank, energy, ...) and else what `quantize` takes, and raises its errors;
+    `ModelError` also where the result was measured to be slower.
+    """
+    return _one_pass(model, output, Factorize, options, simplify=simplify)
 
 
 def simplify(model: ModelPath, output: ModelPath | None = None, **options: Any) -> Result:
@@ -82,6 +100,15 @@ def verify(original: ModelPath, compressed: ModelPath, **options: Any) -> Report
 def _run(model: ModelPath, output: ModelPath | None, steps: tuple[Pass, ...], options: dict[str, Any]) -> Result:
     run_options, budgets = _options(output, options)
     return run_recipe(Path(model), Recipe.of(steps, Budgets(**budgets)), run_options)
+
+
+def _one_pass(
+    model: ModelPath, output: ModelPath | None, kind: type[Pass], options: dict[str, Any], *, simplify: bool
+) -> Result:
+    names = frozenset(f.name for f in dataclasses.fields(kind))  # type: ignore[arg-type]
+    own, rest = _split(options, names)
+    before: tuple[Pass, ...] = (Simplify(),) if simplify else ()
+    return _run(model, output, (*before, kind(**own)), rest)
 
 
 def _split(options: dict[str, Any], names: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:

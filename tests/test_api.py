@@ -178,3 +178,15 @@ def test_simplify_alone_changes_no_weights(model: Path) -> None:
     assert result.path == model.with_name("idle.simplified.onnx")
     feeds = {"x": normal(4, 64)}
     assert sqnr(outputs(path, feeds)["y"], outputs(result.path, feeds)["y"]) > 100
+
+
+def test_each_pass_has_a_function(model: Path) -> None:
+    sparse = onnxcompress.prune(model, model.with_name("s.onnx"), sparsity=0.75, verify=False)
+    assert sparse.path is not None
+    assert sparse.path.stat().st_size < 0.7 * model.stat().st_size
+    thin = onnxcompress.factorize(model, model.with_name("t.onnx"), rank=8, verify=False)
+    assert thin.report.steps[-1].options["rank"] == 8
+    assert thin.path is not None
+    assert len(onnx.load(thin.path).graph.node) == 5
+    with pytest.raises(UsageError, match="'bits'"):
+        onnxcompress.prune(model, bits=4)
