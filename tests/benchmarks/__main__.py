@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks.settings import Settings
 
-NAMES = ("start", "overhead", "large", "corpus", "calibrated", "rounding", "watching")
+NAMES = ("start", "overhead", "large", "corpus", "calibrated", "rounding", "solving", "watching")
 
 
 def main() -> None:
