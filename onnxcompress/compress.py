@@ -25,7 +25,7 @@ from onnxcompress.recipe import Recipe
 from onnxcompress.report import Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
-from onnxcompress.search.extents import left_out, open_extents, searched, settled_at
+from onnxcompress.search.extents import open_extents, searched, settled_at, told
 from onnxcompress.targets import target_of
 from onnxcompress.verify.budgets import Budgets, judge
 from onnxcompress.verify.facts import model_facts, size_bytes
@@ -169,7 +169,7 @@ class _Run:
                 lambda made: made[0].holds(extents.budgets),
             )
             self.recipe = settled_at(opened, extent)
-            self.notes = (*self.notes, *filter(None, [left_out(opened, self.recipe)]))
+            self.notes = (*self.notes, told(extents, extent, opened, self.recipe))
             return self._published(attempt, note)
         finally:
             self.hashing.shutdown(wait=False, cancel_futures=True)

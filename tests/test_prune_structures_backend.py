@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
-from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,6 +35,8 @@ SMALL = ("shufflenet",)  # takes two seconds
 TOO_LARGE = ("bvlc_alexnet", "vgg19", "zfnet512")  # hundreds of megabytes of weights
 WAYS: tuple[tuple[Side, bool], ...] = tuple((side, every) for every in (False, True) for side in SIDES)
 NOTHING = "no structure of the model can be removed: "
+# one of so many models between layers becomes smaller, at least; the simple ones are those of sequences
+PARTS = {"node": 6, "simple": 20, "pytorch-converted": 6, "pytorch-operator": 6}
 UNREAD = f"{NOTHING}it has no layers with stored weights"
 
 
@@ -112,10 +113,10 @@ def single_nodes() -> tuple[Example, ...]:
 
 
 def some_ways(models: Iterable[Example]) -> Iterator[Example]:
-    """Models between layers that make one input, or, by turns, all of them."""
-    for model, every in zip(models, cycle((False, True)), strict=False):
-        for side in SIDES:
-            made = (every and embedded(model, side, every=True)) or embedded(model, side, every=False)
+    """Models between layers of two kinds, that make one input, or, by turns, all of them."""
+    for number, model in enumerate(models):
+        for side in (SIDES[number % 3], SIDES[(number + 1) % 3]):
+            made = (number % 2 and embedded(model, side, every=True)) or embedded(model, side, every=False)
             if made:
                 yield made
 
@@ -156,7 +157,7 @@ def test_an_operator_alone(tmp_path: Path) -> None:
 def test_an_operator_between_layers(tmp_path: Path) -> None:
     reasons = Counter(outcome(made, tmp_path, fitting(made)) for made in some_ways(single_nodes()))
     assert UNREAD not in reasons
-    assert reasons[None] > 150
+    assert reasons[None] > 100
     assert reasons.total() - reasons[None] > 50
     assert f"{NOTHING}Attention has no rule" in {str(r).partition(";")[0] for r in reasons}
 
@@ -179,7 +180,7 @@ def test_all(kind: str, tmp_path: Path) -> None:
     assert None not in {outcome(model, tmp_path) for model in models}
     reasons = Counter(outcome(made, tmp_path, fitting(made)) for made in every_way(models))
     assert reasons.total() > len(models)
-    assert reasons[None] > reasons.total() // 4
+    assert reasons[None] >= reasons.total() // PARTS[kind]
 
 
 @pytest.mark.slow
@@ -188,7 +189,7 @@ def test_all(kind: str, tmp_path: Path) -> None:
 def test_all_with_data_and_open_axes(kind: str, tmp_path: Path) -> None:
     models = [opened(made) for made in every_way(unlike(examples(kind)))]
     reasons = Counter(outcome(made, tmp_path, "all", data=True) for made in models)
-    assert reasons[None] > reasons.total() // 4
+    assert reasons[None] >= reasons.total() // PARTS[kind]
 
 
 @pytest.mark.slow

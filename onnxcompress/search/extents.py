@@ -52,13 +52,12 @@ def settled_at(recipe: Recipe, extent: float) -> Recipe:
     return replace(recipe, steps=tuple(steps))
 
 
-def left_out(opened: Recipe, settled: Recipe) -> str | None:
-    """The sentence for the report where a step was left out."""
+def told(extents: Extents, extent: float, opened: Recipe, settled: Recipe) -> str:
+    """The sentence for the report on how far it went."""
     names = [step.name for step in opened.steps if step.name not in {s.name for s in settled.steps}]
-    extents = open_extents(opened)
-    if not names or extents is None:
-        return None
-    return f"{', '.join(names)} left out, as not even a little of it keeps {', '.join(extents.budgets)}"
+    if names:
+        return f"{', '.join(names)} left out, as not even a little of it keeps {', '.join(extents.budgets)}"
+    return f"how far to go was found by measuring {', '.join(extents.budgets)}: {100 * extent:g} %"
 
 
 def _working(recipe: Recipe) -> list[Pass]:
