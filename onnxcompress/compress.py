@@ -34,7 +34,7 @@ from onnxcompress.verify.structure import structure_checks
 from onnxcompress.verify.verify import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from onnxcompress.data.dataset import Dataset
@@ -165,7 +165,7 @@ class _Run:
             opened = self.recipe
             extent, (attempt, note) = searched(
                 extents,
-                lambda value: self._attempted(settled_at(opened, value)),
+                lambda value: self._attempted(settled_at(opened, value), extents.further(value)),
                 lambda made: made[0].holds(extents.budgets),
             )
             self.recipe = settled_at(opened, extent)
@@ -186,8 +186,11 @@ class _Run:
         _, ran = self._planned(self.recipe, first_manner(self.recipe.budgets))
         return Result(self._report(ran, None, (), None, "passed"), None, passed=True)
 
-    def _attempted(self, recipe: Recipe) -> tuple[Attempt, str | None]:
-        """The best of all ways to write what a recipe makes, and what there is to say of the others."""
+    def _attempted(self, recipe: Recipe, deciding: Collection[str] = ()) -> tuple[Attempt, str | None]:
+        """The best of all ways to write what a recipe makes, and what there is to say of the others.
+
+        One is enough where it breaks a budget that is ``deciding`` how far a step goes: it will go another way then.
+        """
         manner: Manner | None = first_manner(recipe.budgets)
         tried: list[Attempt] = []
         while manner is not None:
@@ -198,7 +201,8 @@ class _Run:
                 return Attempt(manner, broke.model, broke.ran, broke.verification), note
             self._write(model)
             tried.append(Attempt(manner, model, ran, self._verified()))
-            manner = following(tried) if self.options.verify else None
+            broken = not tried[-1].holds(deciding)
+            manner = following(tried) if self.options.verify and not broken else None
         kept = best(tried)
         return kept, taken_back(tried, kept)
 

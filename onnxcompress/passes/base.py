@@ -147,6 +147,10 @@ class Extents:
     budgets: tuple[str, ...]
     most: bool = False
 
+    def further(self, value: float) -> tuple[str, ...]:
+        """The budgets that, broken at a value, are kept by another one; none where it is the last resort."""
+        return () if value == (self.values[0] if self.most else self.values[-1]) else self.budgets
+
 
 def shares_open(budgets: Mapping[str, float]) -> Extents | None:
     """Shares of a model that a pass may take away: as few as a speed needs, or as many as a fidelity allows."""
