@@ -60,7 +60,14 @@ def test_data_to_judge_on_have_labels_and_no_limit() -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [{"report": Path("r.html")}, {"report": Path("r")}, {"json": ""}, {"quiet": True, "verbose": True}],
+    [
+        {"report": [Path("r.txt")]},
+        {"report": [Path("r")]},
+        {"junit": Path("r.json")},
+        {"report": [Path("r.md"), Path("./r.md")]},
+        {"json": ""},
+        {"quiet": True, "verbose": True},
+    ],
 )
 def test_report_options_that_cannot_be(flags: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -77,7 +84,7 @@ def test_a_report_never_overwrites_what_the_verb_works_on(tmp_path: Path) -> Non
 
 
 def test_a_report_needs_a_folder_that_exists(tmp_path: Path) -> None:
-    ReportFlags(json="-", report=tmp_path / "r.json").check(tmp_path / "m.onnx")
+    ReportFlags(json="-", report=[tmp_path / "r.json"]).check(tmp_path / "m.onnx")
     for path in (tmp_path / "nowhere" / "r.json", tmp_path):
         with pytest.raises(UsageError, match="cannot be written"):
             ReportFlags(json=str(path)).check(tmp_path / "m.onnx")
@@ -85,4 +92,4 @@ def test_a_report_needs_a_folder_that_exists(tmp_path: Path) -> None:
 
 def test_files_of_a_report() -> None:
     assert ReportFlags(json="-").files() == ()
-    assert ReportFlags(json="a.json", report=Path("b.json")).files() == (Path("a.json"), Path("b.json"))
+    assert ReportFlags(json="a.json", report=[Path("b.json")]).files() == (Path("a.json"), Path("b.json"))

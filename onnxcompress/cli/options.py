@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxcompress.data.options import DataOptions
     from onnxcompress.verify.budgets import Budgets
 
+_SUFFIXES = (".html", ".md", ".json")
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model; it is never changed.")]
 
 
@@ -45,7 +46,11 @@ class ReportFlags:
     json: Annotated[
         str | None, Option("--json", metavar="PATH|-", help="Write the report as JSON; - is standard output.")
     ] = None
-    report: Annotated[Path | None, Option("--report", help="Write the report to a file; its suffix is .json.")] = None
+    report: Annotated[
+        list[Path],
+        Option("--report", metavar="PATH", help="Write the report to a file: .html, .md or .json; may be repeated."),
+    ] = dataclasses.field(default_factory=list)
+    junit: Annotated[Path | None, Option("--junit", help="Write checks and budgets as a JUnit .xml file.")] = None
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the last line only.")] = False
     verbose: Annotated[bool, Option("-v", "--verbose", help="List every layer and every output.")] = False
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
@@ -55,15 +60,20 @@ class ReportFlags:
             raise UsageError("--quiet and --verbose exclude each other", "Leave one of them out.")
         if self.json == "":
             raise UsageError("--json needs a path", "Give a file name, or - for standard output.")
-        if self.report is not None and self.report.suffix.lower() != ".json":
-            raise UsageError(
-                f"--report cannot write {self.report.suffix or 'a file without a suffix'}",
-                "Supported is .json, such as --report report.json.",
-            )
+        for path in self.report:
+            if path.suffix.lower() not in _SUFFIXES:
+                raise UsageError(
+                    f"--report cannot write {path.suffix or 'a file without a suffix'}",
+                    f"Supported are {', '.join(_SUFFIXES)}, such as --report report.html.",
+                )
+        if self.junit is not None and self.junit.suffix.lower() != ".xml":
+            raise UsageError("--junit writes XML", "Give a file with that suffix, such as --junit checks.xml.")
+        if len({p.resolve() for p in self.files()}) < len(self.files()):
+            raise UsageError("two reports would go to the same file", "Give each a name of its own.")
 
     def files(self) -> tuple[Path, ...]:
         """The files that the report is written to."""
-        given = (Path(self.json) if self.json not in (None, "-") else None, self.report)
+        given = (Path(self.json) if self.json not in (None, "-") else None, *self.report, self.junit)
         return tuple(p for p in given if p is not None)
 
     def check(self, *taken: Path | None) -> None:
@@ -76,9 +86,9 @@ class ReportFlags:
         for path in self.files():
             if path.resolve() in used:
                 raise UsageError(f"the report would overwrite {path}", "Give the report a name of its own.")
-            if path.is_file() and path.suffix.lower() != ".json":
+            if path.is_file() and path.suffix.lower() not in (*_SUFFIXES, ".xml"):
                 raise UsageError(
-                    f"the report would overwrite {path}, which is no .json file", "Give the report a name of its own."
+                    f"the report would overwrite {path}, which is no report", "Give the report a name of its own."
                 )
             if path.is_dir() or not path.resolve().parent.is_dir():
                 raise UsageError(f"the report cannot be written to {path}", "Give a file in a folder that exists.")

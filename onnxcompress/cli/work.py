@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,12 @@ import typer
 from onnxcompress.cli.options import DataFlags, MachineFlags, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
 from onnxcompress.compress import Result, RunOptions, compress
+from onnxcompress.errors import RuntimeFailure
 from onnxcompress.recipe import Recipe
+from onnxcompress.render import ci, html
 from onnxcompress.render.console import Page
+from onnxcompress.render.junit import junit
+from onnxcompress.render.markdown import markdown
 
 
 def run_recipe(
@@ -69,11 +74,46 @@ def opened(report: ReportFlags) -> Iterator[Page]:
 
 def show(page: Page, result: Result, report: ReportFlags, *, dry_run: bool = False) -> None:
     """Write the report where it was asked for, show the page, and exit with 1 if the result did not pass."""
-    for path in report.files():
-        result.report.write_json(path)
+    write_reports(result, report)
     if report.json == "-":
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.write(json.dumps(result.report.to_json(), indent=2, allow_nan=False) + "\n")
+    if ci.in_actions() and not dry_run:
+        ci.write_summary(result.report, result.path, passed=result.passed)
+        for line in ci.errors(result.report):
+            page.line(line)
     page.report(result.report, result.path, passed=result.passed, dry_run=dry_run)
     if not result.passed:
         raise typer.Exit(1)
+
+
+def write_reports(result: Result, report: ReportFlags) -> None:
+    """Write the files that were asked for, each whole or not at all."""
+    for path in report.files():
+        suffix = ".xml" if path == report.junit else path.suffix.lower()
+        if suffix == ".html":
+            text = html.page(result.report, result.path, passed=result.passed)
+        elif suffix == ".md":
+            text = markdown(result.report, result.path, passed=result.passed)
+        elif suffix == ".xml":
+            text = junit(result.report)
+        else:
+            text = json.dumps(result.report.to_json(), indent=2, allow_nan=False) + "\n"
+        _replace(path, text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside its place, and put it there.
+
+    Raises:
+        RuntimeFailure: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RuntimeFailure(
+            f"the report {path} could not be written: {error.strerror}", "Free space there."
+        ) from error

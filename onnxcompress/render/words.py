@@ -28,6 +28,11 @@ def safe(text: object, limit: int | None = None) -> str:
     return spelt[:head] + "…" + spelt[len(spelt) - (limit - 1 - head) :]
 
 
+def safe_lines(text: str) -> str:
+    """The text with the line breaks that it has, all else as of `safe`."""
+    return "\n".join(safe(line) for line in text.split("\n"))
+
+
 def _printable(character: str) -> bool:
     return unicodedata.category(character) not in _UNPRINTABLE
 
