@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from pathlib import Path
 
 
 def peak_bytes() -> int | None:
     """The most that was ever resident; None where the system does not tell."""
+    own = _status_bytes("VmHWM")
+    if own is not None:  # what getrusage tells starts at the peak of the process that started this one
+        return own
     try:
         import resource
     except ImportError:
@@ -26,6 +30,35 @@ def resident_bytes() -> int | None:
     except (OSError, IndexError, ValueError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int | None:
+    """What is left for new work, the limit of a container considered; None where the system does not tell."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    left = int(found.group(1)) * 1024 if found else None
+    limit, used = limit_bytes(), _read("/sys/fs/cgroup/memory.current").strip()
+    if limit is None or not used.isdigit():
+        return left
+    within = max(0, limit - int(used))
+    return within if left is None else min(left, within)
+
+
+def limit_bytes() -> int | None:
+    """What the container of this process may take; None without a limit."""
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    return int(limit) if limit.isdigit() else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def _status_bytes(key: str) -> int | None:
+    found = re.search(rf"^{key}:\s*(\d+) kB$", _read("/proc/self/status"), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
 
 
 def _trim() -> None:

@@ -69,6 +69,7 @@ class Session:
         disabled: names of graph optimizations to leave out.
         folder: where the external data of a serialized model lie.
         weights: values for initializers that a serialized model declares as external.
+        profile: start of the name of a file to which the runtime writes what each operator takes.
 
     Raises:
         RuntimeFailure: the device is not to be had, or the model does not load.
@@ -86,12 +87,15 @@ class Session:
         disabled: Collection[str] = (),
         folder: Path | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
+        profile: Path | None = None,
     ) -> None:
         self.device: Device = device
         self.threads = threads or usable_cores()
         require(device)
         options = _options(self.threads, level)
         _storage(options, optimized_path, optimized_data, folder, weights)
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if device != "cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         source = model if isinstance(model, bytes) else str(model)
@@ -124,6 +128,10 @@ class Session:
         if self.device == "cpu":
             return functools.partial(self.run, feeds)
         return bound_caller(self._session, feeds, self.device)
+
+    def end_profiling(self) -> str:
+        """The path of the profile, now complete."""
+        return str(self._session.end_profiling())
 
     def _run_raw(self, feeds: Feeds) -> dict[str, Any]:
         values = {name: _as_value(array) for name, array in feeds.items()}

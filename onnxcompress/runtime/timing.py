@@ -67,7 +67,7 @@ class _Turns:
 
     @property
     def medians(self) -> tuple[float, float]:
-        return _median(self.original), _median(self.compressed)
+        return median(self.original), median(self.compressed)
 
     @property
     def seconds(self) -> float:
@@ -97,7 +97,7 @@ def paired(
     for number, make in enumerate(rounds):
         callers = make()
         known = [[pair[i] for pair in seen] for i in (0, 1)] if seen and not number else None
-        fastest = min(_median(times) for times in known or [_warm_up(call, clock) for call in callers[0]])
+        fastest = min(median(times) for times in known or [warm_up(call, clock) for call in callers[0]])
         if not number:
             long = fastest >= _LONG_CALL_MS
             repeats = 1 if long else min(_MOST_REPEATS, max(1, math.ceil(_TURN_MS / max(fastest, 1e-3))))
@@ -110,7 +110,7 @@ def _collect(
     turns: list[_Turns], callers: Callers, repeats: int, long: bool, seconds: float, clock: Clock
 ) -> list[_Turns]:
     """The turns of one round: those given, and more until there are enough for so many seconds."""
-    with _no_collection():
+    with without_collection():
         while not _enough(turns, long, seconds):
             for original, compressed in callers:
                 turns += _unit(original, compressed, repeats, long, len(turns), clock)
@@ -130,7 +130,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median and the bounds of its 95 % confidence interval."""
     ordered = sorted(values)
     k = _rank(len(ordered))
-    return _median(ordered), ordered[k - 1], ordered[-k]
+    return median(ordered), ordered[k - 1], ordered[-k]
 
 
 def with_spread(middle: float, low: float, high: float) -> tuple[float, float, float]:
@@ -155,14 +155,15 @@ def _unit(a: Call, b: Call, repeats: int, long: bool, done: int, clock: Clock) -
     """One more unit: a block A B B A or B A A B, or a single pair A B or B A, in turns."""
     a_first = (done if long else done // 2) % 2 == 0
     x, y = (a, b) if a_first else (b, a)
-    pairs = [(_turn(x, repeats, clock), _turn(y, repeats, clock))]
+    pairs = [(turn(x, repeats, clock), turn(y, repeats, clock))]
     if not long:
-        last_y = _turn(y, repeats, clock)
-        pairs.append((_turn(x, repeats, clock), last_y))
+        last_y = turn(y, repeats, clock)
+        pairs.append((turn(x, repeats, clock), last_y))
     return [_Turns(*pair) if a_first else _Turns(*reversed(pair)) for pair in pairs]
 
 
-def _turn(call: Call, repeats: int, clock: Clock) -> tuple[float, ...]:
+def turn(call: Call, repeats: int, clock: Clock) -> tuple[float, ...]:
+    """Milliseconds of so many calls in a row."""
     times = []
     last = clock()
     for _ in range(repeats):
@@ -173,7 +174,7 @@ def _turn(call: Call, repeats: int, clock: Clock) -> tuple[float, ...]:
     return tuple(times)
 
 
-def _warm_up(call: Call, clock: Clock) -> list[float]:
+def warm_up(call: Call, clock: Clock) -> list[float]:
     """A first call, which is slow and not counted, and a few more for an estimate."""
     _, first = timed(call, clock)
     return [timed(call, clock)[1] for _ in range(1 if first > _LONG_CALL_MS else 3)]
@@ -206,22 +207,24 @@ def _summary(turns: Sequence[_Turns], long: bool) -> Timing:
     original = [t for turn in turns for t in turn.original]
     compressed = [t for turn in turns for t in turn.compressed]
     spent = sum(t.seconds for t in turns)
-    return Timing(len(ratios), _percentiles(original), _percentiles(compressed), middle, low, high, spent)
+    return Timing(len(ratios), percentiles(original), percentiles(compressed), middle, low, high, spent)
 
 
-def _percentiles(times: Sequence[float]) -> Percentiles:
+def percentiles(times: Sequence[float]) -> Percentiles:
+    """The median and the 95th percentile."""
     p50, p95 = np.percentile(times, [50, 95])
     return Percentiles(float(p50), float(p95))
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
+    """The middle value, or the mean of the two in the middle."""
     ordered = sorted(values)
     half = len(ordered) // 2
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Without the garbage collector, whose pauses would count as latency."""
     was_on = gc.isenabled()
     gc.disable()

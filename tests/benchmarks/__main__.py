@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks.settings import Settings
 
-NAMES = ("start", "overhead", "large", "corpus", "calibrated", "rounding", "solving", "watching")
+NAMES = ("start", "overhead", "large", "corpus", "calibrated", "rounding", "solving", "watching", "copies")
 
 
 def main() -> None:

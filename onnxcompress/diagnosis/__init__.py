@@ -1,0 +1,1 @@
+"""What this machine, and what is installed on it, does for the speed of models."""

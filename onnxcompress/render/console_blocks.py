@@ -1,0 +1,24 @@
+"""A page of blocks and a last line, for verbs that make no report of a compression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxcompress.render.console import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnxcompress.render.blocks import Block
+
+
+class BlocksPage(Page):
+    """Where such a verb shows its work."""
+
+    def show(self, blocks: Sequence[Block], last: str) -> None:
+        """Show the blocks, unless only the last line is wanted."""
+        self.close()
+        if not self._quiet:
+            self._blocks(blocks)
+            self.line("")
+        self.line(last)
