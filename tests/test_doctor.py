@@ -161,3 +161,14 @@ def test_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
     refused(done, 2)
     assert last(done.stdout).startswith(FAILED)
     assert files(tmp_path) == set()
+
+
+def test_verbose_shows_every_form(tmp_path: Path) -> None:
+    shown = {}
+    for word in ("--quiet", "--verbose", "--no-measure"):
+        done = cli("doctor", "--no-measure", word, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        shown[word] = done.stdout.splitlines()
+    assert len(shown["--quiet"]) == 1
+    assert len(shown["--verbose"]) >= len(shown["--no-measure"]) > 1
+    assert not any("more: --verbose" in line for line in shown["--verbose"])

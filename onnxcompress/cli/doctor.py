@@ -30,4 +30,4 @@ def doctor(page: PageFlags, measure: Measure = True) -> None:
     with contextlib.closing(view):
         found = look(view.progress, measure=measure)
         page.write(found.to_json())
-        view.show(shown.blocks(found), shown.closing(found))
+        view.show(shown.blocks(found, verbose=page.verbose), shown.closing(found))

@@ -22,6 +22,9 @@ _MEANINGS = {
 _BLOCKWISE = re.compile(r"(?:blockwise)(_other)?-w(\d+)-b(\d+)")
 
 
+_SHOWN = 6  # forms, unless all are asked for
+
+
 def _meaning(form: str) -> str:
     found = _BLOCKWISE.fullmatch(form)
     if found:
@@ -29,17 +32,17 @@ def _meaning(form: str) -> str:
     return _MEANINGS.get(form.split("-")[0], "")
 
 
-def blocks(found: Diagnosis) -> tuple[Block, ...]:
-    """The whole page but the last line."""
-    return tuple(_blocks(found))
+def blocks(found: Diagnosis, *, verbose: bool = False) -> tuple[Block, ...]:
+    """The whole page but the last line; of forms the fastest alone, unless ``verbose`` asks for all."""
+    return tuple(_blocks(found, verbose=verbose))
 
 
-def _blocks(found: Diagnosis) -> Iterator[Block]:
+def _blocks(found: Diagnosis, *, verbose: bool) -> Iterator[Block]:
     facts = found.facts
     yield Lines("", tuple(Cell(f"{what:<12} {text}") for what, text in _machine(facts)))
     yield _features(facts)
     yield _providers(facts)
-    yield _forms(facts.forms)
+    yield _forms(facts.forms, None if verbose else _SHOWN)
     if facts.forms.remembered_in:
         yield Lines("", (Cell(f"remembered in {words.safe(facts.forms.remembered_in)}", "faint"),))
     advice = tuple(Cell(f"- {words.safe(text)}") for text in found.advice)
@@ -80,16 +83,18 @@ def _yes(is_so: bool) -> Cell:
     return Cell("yes", "good") if is_so else Cell("no", "faint")
 
 
-def _forms(forms: Forms) -> Block:
+def _forms(forms: Forms, most: int | None) -> Block:
     if not forms.speeds:
         return Lines("forms of a matrix product", (Cell("not measured, and no table ships for this processor"),))
     shapes = sorted({(s.rows, s.in_features, s.out_features) for s in forms.speeds})
     known = {(s.form, (s.rows, s.in_features, s.out_features)): s.speedup for s in forms.speeds}
     names = sorted({s.form for s in forms.speeds}, key=lambda form: -known.get((form, shapes[0]), 0.0))
     rows = []
-    for name in names:
+    for name in names[:most]:
         cells = [_speed(known.get((name, shape))) for shape in shapes]
         rows.append(row(words.safe(name, 40), *cells, _meaning(name)))
+    if most is not None and len(names) > most:
+        rows.append(row(f"{len(names) - most} more: --verbose", *[""] * (len(shapes) + 1)))
     source = "measured on this machine" if forms.source == "measured" else "from the table of the package"
     header = ("form", *(f"{words.plural(r, 'row')} of {i}x{o}" for r, i, o in shapes), "what it is")
     numeric = frozenset(range(1, 1 + len(shapes)))
