@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -83,12 +85,36 @@ def test_html_is_one_sound_file_that_loads_nothing(report: r.Report) -> None:
     assert "\u202e" not in text
 
 
+def test_the_policy_of_the_page_admits_the_script_of_the_page_alone() -> None:
+    text = html.page(failing(), None, passed=False)
+    (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "unsafe-inline" not in text.split("script-src")[1].split('"')[0]
+
+
+def test_layers_without_an_error_are_counted_and_not_drawn() -> None:
+    drawn = [sample.layer(f"drawn.{i}", error=10.0**-i) for i in range(1, 4)]
+    text = html.page(sample.report(steps=(sample.step(*drawn, sample.layer("bare", error=None)),)), None, passed=True)
+    assert text.count("<circle") == 3
+    assert "as no error was computed: 1 layer" in " ".join(parsed(text).text)
+    none = html.page(sample.report(steps=(sample.step(sample.layer("bare", error=None)),)), None, passed=True)
+    assert "<circle" not in none
+
+
+def test_a_dry_run_says_what_is_foreseen() -> None:
+    seen = sample.report(compressed=None, latency=None, fidelity=None)
+    text = html.page(seen, None, passed=True, dry_run=True)
+    assert "predicted size" in " ".join(parsed(text).text)
+    assert "predicted size" in markdown(seen, None, passed=True, dry_run=True)
+
+
 def test_html_lists_every_layer_and_stays_small() -> None:
     layers = [sample.layer(f"encoder/layer.{i}/attention/dense/MatMul") for i in range(2000)]
     text = html.page(sample.report(steps=(sample.step(*layers),)), None, passed=True)
     assert len(text.encode()) < 8 << 20
     found = parsed(text)
-    names = {t for t in found.text if t.startswith("encoder/layer.")}
+    names = {t for t in found.text if re.fullmatch(r"encoder/layer[.]\d+/attention/dense/MatMul", t)}
     assert len(names) == 2000
 
 
@@ -102,8 +128,9 @@ def test_markdown_has_well_formed_tables_and_no_foreign_marks() -> None:
         counts = {len(re.split(r"(?<!\\)\|", row)) for row in table.splitlines() if row.startswith("|")}
         assert len(counts) <= 1
     assert min(cells) > 3
-    for mark in ("<", ">", "`", "[", "@"):
+    for mark in ("<", ">", "`", "["):
         assert not re.search(rf"(?<!\\){re.escape(mark)}", text)
+    assert not re.search("@(?!&#8203;)", text)  # nobody is called
     assert "25.5" in text
     assert markdown(sample.report(), None, passed=True).startswith("### ✅")
 
@@ -126,6 +153,13 @@ def test_workflow_commands_are_one_line_each() -> None:
     lines = list(ci.errors(failing()))
     assert len(lines) == 2
     assert all(line.startswith("::error title=onnxcompress::") and "\n" not in line for line in lines)
+
+
+def test_no_line_of_a_job_is_a_command_of_the_model() -> None:
+    said = ci.harmless("::stop-commands::x\n  ::add-mask::y\nlayer a::b ##[group]z")
+    assert not re.search(r"(?m)^\s*::", said)
+    assert "##[" not in said
+    assert "layer a::b" in said
 
 
 def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -180,19 +214,27 @@ def test_a_browser_sorts_and_searches(tmp_path: Path) -> None:
     layers = [sample.layer(f"layer.{i}", bytes_before=1000 * i, bytes_after=10) for i in range(1, 30)]
     text = html.page(sample.report(steps=(sample.step(*layers),)), None, passed=True)
     drive = """<script>
-        const rows = () => [...document.querySelectorAll("#table tbody tr:not([hidden]) td:nth-child(2)")];
-        const names = () => rows().map(c => c.textContent);
-        document.querySelectorAll("#table thead button")[7].click(); const falling = names()[0];
-        document.querySelectorAll("#table thead button")[7].click(); const rising = names()[0];
+        const rows = () => [...document.querySelectorAll("#table tbody tr:not([hidden])")];
+        const name = row => row.querySelector("th").firstChild.textContent;
+        const head = title => [...document.querySelectorAll("#table thead button")].find(b => b.textContent === title);
+        const seen = [name(rows()[0])];
+        head("before").click(); seen.push(name(rows()[0]));
+        head("before").click(); seen.push(name(rows()[0]));
         const box = document.getElementById("search"); box.value = "layer.2"; box.dispatchEvent(new Event("input"));
-        document.body.setAttribute("data-seen", [falling, rising, names().length].join(" "));
+        seen.push(rows().length);
+        const dots = [...document.querySelectorAll("#scatter circle")];
+        dots.find(d => d.dataset.name === "layer.17").dispatchEvent(new MouseEvent("click", {bubbles: true}));
+        seen.push(dots.length, rows().length, name(rows()[0]), document.activeElement.id);
+        document.body.setAttribute("data-seen", seen.join(" "));
     </script></body>"""
     path = tmp_path / "page.html"
-    path.write_text(text.replace("</body>", drive))
+    own = re.sub("script-src 'sha256-[^']+'", "script-src 'unsafe-inline'", text)  # the page lets none but its own run
+    assert own != text
+    path.write_text(own.replace("</body>", drive))
     assert BROWSER is not None
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom",
          f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
         capture_output=True, text=True, check=False, timeout=90,
     )  # fmt: skip
-    assert 'data-seen="layer.29 layer.1 11"' in done.stdout
+    assert 'data-seen="layer.29 layer.1 layer.29 11 29 1 layer.17 search"' in done.stdout

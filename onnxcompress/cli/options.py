@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -90,8 +91,11 @@ class ReportFlags:
                 raise UsageError(
                     f"the report would overwrite {path}, which is no report", "Give the report a name of its own."
                 )
-            if path.is_dir() or not path.resolve().parent.is_dir():
+            folder = path.resolve().parent
+            if path.is_dir() or not folder.is_dir():
                 raise UsageError(f"the report cannot be written to {path}", "Give a file in a folder that exists.")
+            if not os.access(folder if not path.exists() or path.is_file() else path, os.W_OK):
+                raise UsageError(f"the report may not be written to {path}", "Give a place that you may write to.")
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def opened(report: ReportFlags) -> Iterator[Page]:
 
 def show(page: Page, result: Result, report: ReportFlags, *, dry_run: bool = False) -> None:
     """Write the report where it was asked for, show the page, and exit with 1 if the result did not pass."""
-    write_reports(result, report)
+    write_reports(result, report, dry_run=dry_run)
     if report.json == "-":
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.write(json.dumps(result.report.to_json(), indent=2, allow_nan=False) + "\n")
@@ -87,14 +87,14 @@ def show(page: Page, result: Result, report: ReportFlags, *, dry_run: bool = Fal
         raise typer.Exit(1)
 
 
-def write_reports(result: Result, report: ReportFlags) -> None:
+def write_reports(result: Result, report: ReportFlags, *, dry_run: bool = False) -> None:
     """Write the files that were asked for, each whole or not at all."""
     for path in report.files():
         suffix = ".xml" if path == report.junit else path.suffix.lower()
         if suffix == ".html":
-            text = html.page(result.report, result.path, passed=result.passed)
+            text = html.page(result.report, result.path, passed=result.passed, dry_run=dry_run)
         elif suffix == ".md":
-            text = markdown(result.report, result.path, passed=result.passed)
+            text = markdown(result.report, result.path, passed=result.passed, dry_run=dry_run)
         elif suffix == ".xml":
             text = junit(result.report)
         else:
@@ -103,17 +103,23 @@ def write_reports(result: Result, report: ReportFlags) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file beside its place, and put it there.
+    """Write a file beside its place, and put it there; a link stays one, and a device or a pipe is written to.
 
     Raises:
         RuntimeFailure: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    place = path.resolve()
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise RuntimeFailure(
             f"the report {path} could not be written: {error.strerror}", "Free space there."
         ) from error

@@ -6,6 +6,7 @@ https://docs.github.com/actions/reference/workflow-commands-for-github-actions
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from onnxcompress.report import Report
+
+_COMMAND = re.compile(r"^(\s*)::", re.MULTILINE)
 
 
 def in_actions() -> bool:
@@ -42,6 +45,15 @@ def errors(report: Report) -> Iterator[str]:
             value, limit = (words.measured(budget.name, v) for v in (budget.value, budget.limit))
             said = f"{words.safe(report.original.path)}: {budget.name} is {value}, the limit is {limit}"
             yield "::error title=onnxcompress::" + _escaped(said)
+
+
+def harmless(text: str) -> str:
+    r"""Text of which no line is a workflow command, such as a table that begins with the name of a layer.
+
+    >>> harmless("::add-mask::encoder")
+    '\\x3a:add-mask::encoder'
+    """
+    return _COMMAND.sub(r"\g<1>\\x3a:", text).replace("##[", "\\x23#[")
 
 
 def _escaped(text: str) -> str:

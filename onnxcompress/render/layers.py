@@ -33,18 +33,18 @@ def _group_row(op: str, form: str, found: Sequence[LayerRecord]) -> tuple[Cell, 
     return row(words.safe(op, 40), form, f"{len(found):,}", words.size(before), words.size(after))
 
 
-def untouched(steps: Sequence[Step]) -> Iterator[Block]:
-    """One line for each reason, the largest first: `4.0 MiB untouched: 3 tensors in Gather: reason`."""
+def untouched(steps: Sequence[Step], most: int | None = _REASONS) -> Iterator[Block]:
+    """One line for each of ``most`` reasons, the largest first: `4.0 MiB untouched: 3 tensors in Gather: reason`."""
     done = {layer.name for layer in _done(steps)}
     left = {y.name: y for step in steps for y in step.layers if y.status == "skipped" and y.name not in done}
     reasons: dict[str, list[LayerRecord]] = {}
     for layer in left.values():
         reasons.setdefault(layer.reason or "no reason recorded", []).append(layer)
     ranked = sorted(reasons.items(), key=lambda item: -sum(layer.bytes_before for layer in item[1]))
-    lines = [Cell(_left_alone(reason, found)) for reason, found in ranked[:_REASONS]]
-    if len(ranked) > _REASONS:
-        rest = [layer for _, found in ranked[_REASONS:] for layer in found]
-        more = f"{words.plural(len(ranked) - _REASONS, 'more reason')} (--verbose shows each tensor)"
+    lines = [Cell(_left_alone(reason, found)) for reason, found in ranked[:most]]
+    if most is not None and len(ranked) > most:
+        rest = [layer for _, found in ranked[most:] for layer in found]
+        more = f"{words.plural(len(ranked) - most, 'more reason')} (--verbose shows each tensor)"
         lines.append(Cell(_left_alone(more, rest)))
     if lines:
         yield Lines("", tuple(lines))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from onnxcompress.render import closing
+from onnxcompress.render import closing, layers, summary, words
 from onnxcompress.render.blocks import Block, Cell, Lines, Table
-from onnxcompress.render.summary import summary
+from onnxcompress.render.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,15 +15,30 @@ if TYPE_CHECKING:
 
     from onnxcompress.report import Report
 
-_MARKS = re.compile(r"([\\`*_{}\[\]<>|~#!@])")  # @ would call people
+_MARKS = re.compile(r"([\\`*_{}\[\]<>|~!$])")
+_LINK = re.compile(r"(?i):(?=//)|(?<=www)\.")
+_LIST = re.compile(r"^(\d*)([-+.)])(?=\s|$)")  # what would begin a list within a list
+_LONGEST = 400  # characters of a cell or a line
+_MOST = 60  # rows or lines of a block: a comment on GitHub holds 65,536 characters
 
 
-def markdown(report: Report, path: Path | None, *, passed: bool) -> str:
+def markdown(report: Report, path: Path | None, *, passed: bool, dry_run: bool = False) -> str:
     """The whole report: the verdict, and the tables of the closing page."""
     verdict = "✅" if passed else "❌"
-    parts = [f"### {verdict} {_safe(closing.closing(report, path, passed=passed))}"]
-    parts += ["\n".join(_block(block)) for block in summary(report)]
+    said = closing.closing(report, path, passed=passed, dry_run=dry_run)
+    parts = [f"### {verdict} {_safe(said)}"]
+    parts += ["\n".join(_block(block)) for block in (plan(report) if dry_run else _blocks(report))]
     return "\n\n".join(parts) + "\n"
+
+
+def _blocks(report: Report) -> Iterator[Block]:
+    yield summary.before_and_after(report)
+    yield from summary.budgets(report.budgets)
+    if report.fidelity is not None:
+        yield summary.fidelity(report.fidelity, verbose=True)
+    yield from layers.forms(report.steps)
+    yield from layers.untouched(report.steps, most=None)
+    yield from summary.notes(report)
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -31,7 +46,9 @@ def _block(block: Block) -> Iterator[str]:
         yield f"**{_safe(block.title)}**"
         yield ""
     if isinstance(block, Lines):
-        yield from (f"- {_cell(line)}" for line in block.lines)
+        yield from (f"- {_cell(line)}" for line in block.lines[:_MOST])
+        if len(block.lines) > _MOST:
+            yield f"- {words.plural(len(block.lines) - _MOST, 'more line')} in the other reports"
         return
     yield from _table(block)
 
@@ -39,8 +56,11 @@ def _block(block: Block) -> Iterator[str]:
 def _table(block: Table) -> Iterator[str]:
     yield _row([_safe(title) for title in block.header])
     yield _row(["---:" if i in block.numeric else "---" for i in range(len(block.header))])
-    for cells in block.rows:
+    for cells in block.rows[:_MOST]:
         yield _row([_cell(cell) for cell in cells])
+    if len(block.rows) > _MOST:
+        more = f"{words.plural(len(block.rows) - _MOST, 'more row')} in the other reports"
+        yield _row([more, *[""] * (len(block.header) - 1)])
 
 
 def _row(cells: list[str]) -> str:
@@ -48,9 +68,16 @@ def _row(cells: list[str]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return f"**{_safe(cell.text)}**" if cell.tone == "bad" and cell.text else _safe(cell.text)
+    shown = _safe(words.safe(cell.text, _LONGEST))
+    return f"**{shown}**" if cell.tone == "bad" and cell.text else shown
 
 
 def _safe(text: str) -> str:
-    """Text in which nothing is a mark; control characters were spelt out before."""
-    return _MARKS.sub(r"\\\1", text)
+    """Text in which nothing is a mark, a link or a call; control characters were spelt out before.
+
+    GitHub looks for people and issues in what the Markdown comes to, where a backslash is gone: a space of no width
+    stands behind those signs.
+    """
+    spelt = _MARKS.sub(r"\\\1", text.strip().replace("&", "&amp;"))
+    spelt = _LINK.sub(r"\\\g<0>", spelt).replace("#", "\\#&#8203;").replace("@", "@&#8203;")
+    return _LIST.sub(r"\1\\\2", spelt)

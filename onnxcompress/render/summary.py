@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnxcompress.report import BudgetResult, Fidelity, Latency, OutputFidelity, Report
 
 _Row = tuple[Cell, ...]
-_ASKED = ("min_", "max_")  # how the names of budgets begin; other checks always run
+_ASKED = ("min_", "max_")  # how the names of budgets begin
 
 
 def summary(report: Report, *, verbose: bool = False) -> tuple[Block, ...]:
@@ -22,15 +22,20 @@ def summary(report: Report, *, verbose: bool = False) -> tuple[Block, ...]:
 
 
 def _blocks(report: Report, *, verbose: bool) -> Iterator[Block]:
-    yield Table("", ("", "original", "compressed", ""), tuple(_before_and_after(report)), frozenset({1, 2}))
+    yield before_and_after(report)
     if report.fidelity is not None:
-        yield _fidelity(report.fidelity, verbose=verbose)
+        yield fidelity(report.fidelity, verbose=verbose)
     yield from layers.forms(report.steps)
     yield from layers.untouched(report.steps)
     if verbose:
         yield from layers.every(report.steps)
-    yield from _budgets(report.budgets)
+    yield from budgets(report.budgets)
     yield from notes(report)
+
+
+def before_and_after(report: Report) -> Table:
+    """Size, latency and task metrics of both models."""
+    return Table("", ("", "original", "compressed", ""), tuple(_before_and_after(report)), frozenset({1, 2}))
 
 
 def _before_and_after(report: Report) -> Iterator[_Row]:
@@ -94,13 +99,14 @@ def source(fidelity: Fidelity) -> str:
     return f"{words.plural(fidelity.samples, 'call')} from {words.safe(fidelity.data, 80)}"
 
 
-def _fidelity(fidelity: Fidelity, *, verbose: bool) -> Block:
-    alone = len(fidelity.outputs) == 1
-    rows = [_figures(words.safe(fidelity.outputs[0].name, 60) if alone else "worst of all", fidelity)]
+def fidelity(found: Fidelity, *, verbose: bool = False) -> Table:
+    """How close the worst output is to the original's; each of them if ``verbose``."""
+    alone = len(found.outputs) == 1
+    rows = [_figures(words.safe(found.outputs[0].name, 60) if alone else "worst of all", found)]
     if verbose and not alone:
-        rows += [_figures(words.safe(f"{o.name} {o.group or ''}".strip(), 60), o) for o in fidelity.outputs]
+        rows += [_figures(words.safe(f"{o.name} {o.group or ''}".strip(), 60), o) for o in found.outputs]
     header = ("output", "SQNR", "cosine", "max abs error", "agreement")
-    return Table(f"fidelity on {source(fidelity)}", header, tuple(rows), frozenset({1, 2, 3, 4}))
+    return Table(f"fidelity on {source(found)}", header, tuple(rows), frozenset({1, 2, 3, 4}))
 
 
 def _figures(name: str, found: Fidelity | OutputFidelity) -> _Row:
@@ -109,14 +115,19 @@ def _figures(name: str, found: Fidelity | OutputFidelity) -> _Row:
     return row(name, *figures, agreement)
 
 
-def _budgets(budgets: tuple[BudgetResult, ...]) -> Iterator[Block]:
+def budgets(found: tuple[BudgetResult, ...]) -> Iterator[Block]:
     """Checks that always run are one line while they hold; what the user asked for is always a row."""
-    standing = [b.name for b in budgets if b.ok and not b.name.startswith(_ASKED)]
-    rows = [_budget(b) for b in budgets if not b.ok or b.name.startswith(_ASKED)]
+    standing = [b.name for b in found if b.ok and not asked(b)]
+    rows = [_budget(b) for b in found if not b.ok or asked(b)]
     if rows:
         yield Table("budgets and checks", ("name", "limit", "value", ""), tuple(rows), frozenset({1, 2}))
     if standing:
         yield Lines("", (Cell(f"checks that hold: {', '.join(words.safe(name, 60) for name in standing)}"),))
+
+
+def asked(budget: BudgetResult) -> bool:
+    """Whether the user set it; other checks always run."""
+    return budget.name.startswith(_ASKED)
 
 
 def _budget(budget: BudgetResult) -> _Row:
