@@ -151,11 +151,11 @@ def test_the_code_of_a_pattern_takes_fewer_bytes_than_a_bit_for_each_weight(patt
     for name in ("bits", "code"):
         _, model, writing = opened("MatMul", values, opset)
         single = Blocks.single(values.size, kept)
-        found = supports.planned(layout(writing), Pattern.of(pattern), kept, 32, opset)
+        found = supports.planned(layout(writing), Pattern.of(pattern), kept, 32)
         support = single if name == "bits" else found
         made[name] = stored(values, writing, support)
-        assert abs(len(made[name]) - support.nbytes(32, opset)) < 300
-        seen = supports.recognised(layout(writing), model.array(writing.weight.tensor), 32, opset)
+        assert abs(len(made[name]) - support.nbytes(32)) < 300
+        seen = supports.recognised(layout(writing), model.array(writing.weight.tensor), 32)
     bits = {"1:4": 0.5, "2:4": 2 / 3, "3:4": 0.5, "4:8": 0.8, "1:8": 0.381, "block 4x4": 1 / 16, "block 1x8": 1 / 8}
     assert len(made["code"]) < len(made["bits"]) - (1 - bits[pattern]) * values.size / 8 + 700
     assert 4 * kept < len(made["code"]) < 4 * kept + values.size / 8
@@ -166,22 +166,22 @@ def test_a_pattern_is_recognised_by_its_zeros() -> None:
     for text in ("1:4", "2:4", "4:8", "block 4x4", "block 1x8", "block 16x1", "block 3x9"):
         pattern = Pattern.of(text)
         values = patterned(text, 96, 144, share=0.7)
-        found = supports.recognised(Layout((96, 144), (0, 1), 96), values, 8, 17)
+        found = supports.recognised(Layout((96, 144), (0, 1), 96), values, 8)
         if isinstance(found, Ratio):
             assert (found.n, found.m) == pattern.ratio
         else:
             assert found.block == pattern.block
     anywhere = patterned("unstructured", 96, 144)
     single = Blocks.single(anywhere.size, int(np.count_nonzero(anywhere)))
-    assert supports.recognised(Layout((96, 144), (0, 1), 96), anywhere, 8, 17) == single
-    assert supports.recognised(None, patterned("block 4x4", 96, 144), 8, 17).layout.dims == (96 * 144,)
+    assert supports.recognised(Layout((96, 144), (0, 1), 96), anywhere, 8) == single
+    assert supports.recognised(None, patterned("block 4x4", 96, 144), 8).layout.dims == (96 * 144,)
     for full in (np.ones((96, 144)), np.zeros((96, 144))):
-        assert supports.recognised(Layout((96, 144), (0, 1), 96), full, 8, 17).nbytes(8) > 0
+        assert supports.recognised(Layout((96, 144), (0, 1), 96), full, 8).nbytes(8) > 0
 
 
 def test_what_has_few_weights_or_many_ways_keeps_its_bits() -> None:
-    small = supports.planned(Layout((8, 16), (0, 1), 8), Pattern.of("2:4"), 64, 32, 18)
-    many = supports.planned(Layout((512, 512), (0, 1), 512), Pattern.of("8:16"), 512 * 256, 32, 18)
+    small = supports.planned(Layout((8, 16), (0, 1), 8), Pattern.of("2:4"), 64, 32)
+    many = supports.planned(Layout((512, 512), (0, 1), 512), Pattern.of("8:16"), 512 * 256, 32)
     assert isinstance(small, Blocks)
     assert isinstance(many, Blocks)
 

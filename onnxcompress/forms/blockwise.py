@@ -139,8 +139,7 @@ def _in_bytes(chain: Chain, value: str, bits: int, shape: tuple[int, ...]) -> st
 def _bytes(chain: Chain, writing: Writing, stored: Stored, found: Product, shape: tuple[int, int, int]) -> str:
     """The codes as the operator wants them, uint8 of (out, blocks, bytes of a block)."""
     grid, (out, blocks, block) = writing.grid, shape
-    value = chain.add("Cast", [stored.codes.name], "cast", to=Tensor.FLOAT)
-    value = chain.unpacked(value, by_row=stored.by_row)
+    value = chain.unpacked(stored.codes.name, by_row=stored.by_row)
     if grid.bits == 8 and grid.symmetric:  # signed as stored
         value = chain.add("Add", [value, chain.constant("middle", np.array(128, np.float32))], "unsigned")
     if not found.transposed:

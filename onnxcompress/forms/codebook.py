@@ -135,9 +135,10 @@ def _indices(chain: Chain, stored: StoredCodebook) -> str:
     """The indices as floats, put together from their parts: Horner's rule over the widths."""
     total = ""
     for width, part in stored.parts:
-        value = chain.add("Cast", [part.name], "part", to=Tensor.FLOAT)
         if width < 8:
-            value = chain.planes(value, width, 0)
+            value = chain.apart(part.name, tuple(part.dims), width, Tensor.FLOAT)
+        else:
+            value = chain.add("Cast", [part.name], "part", to=Tensor.FLOAT)
         if total:
             base = chain.constant("base", np.array(1 << width, np.float32))
             value = chain.add("Add", [chain.add("Mul", [total, base], "above"), value], "index")

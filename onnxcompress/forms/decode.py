@@ -33,7 +33,7 @@ def decoding(writing: Writing, stored: Stored) -> tuple[list[onnx.NodeProto], li
     if writing.sparse is not None and stored.places is not None:
         value = sparse.codes(chain, writing.sparse, stored.places.name, stored.codes.name)
     else:
-        value = chain.unpacked(chain.add("Cast", [stored.codes.name], "i", to=Tensor.FLOAT), by_row=stored.by_row)
+        value = chain.unpacked(stored.codes.name, by_row=stored.by_row)
     value = chain.shifted(value, stored.zero_point.name if stored.zero_point else None)
     scale = stored.scale.name
     if stored.scale.data_type != Tensor.FLOAT:

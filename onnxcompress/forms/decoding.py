@@ -9,7 +9,7 @@ import numpy as np
 from onnx import helper
 
 from onnxcompress.forms.base import small
-from onnxcompress.forms.packing import unpacking_nodes
+from onnxcompress.forms.packing import packed_length, unpacking_nodes
 from onnxcompress.graph.model import Tensor
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from onnxcompress.forms.base import Writing
     from onnxcompress.graph.edit import NewTensor
+
+SHIFT_OPSET = 11  # of BitShift
 
 
 class Chain:
@@ -40,21 +42,32 @@ class Chain:
         self.tensors.append(tensor)
         return tensor.name
 
-    def unpacked(self, value: str, *, by_row: bool) -> str:
-        """Codes one by one, in the shape of the groups, from packed bytes."""
+    def unpacked(self, stored: str, *, by_row: bool) -> str:
+        """Codes one by one as floats, in the shape of the groups, from packed bytes."""
         bits, shape = self.writing.grid.stored_bits, self.writing.groups.shape
         if bits == 8:
-            return value
-        value = self.planes(value, bits, -1 if by_row else 0)
-        if by_row:
-            return value  # whole bytes to a row: its last axis is as long as it was
+            return self.add("Cast", [stored], "i", to=Tensor.FLOAT)
+        if by_row:  # whole bytes to a row: its last axis is as long as it was
+            return self._planes(stored, bits, -1)
         count = math.prod(shape)
+        value = self.apart(stored, (packed_length(count, bits),), bits, Tensor.FLOAT)
         if count % (8 // bits):  # a Gather has the same form in every opset, unlike Slice
             value = self.add("Gather", [value, self.constant("index", np.arange(count))], "cut", axis=0)
         return self.shaped(value, shape)
 
-    def planes(self, value: str, bits: int, axis: int) -> str:
-        """Packed bytes, cast to float, taken apart along ``axis``."""
+    def apart(self, stored: str, dims: tuple[int, ...], bits: int, kind: int) -> str:
+        """Packed bytes of ``dims`` taken apart along the first axis, (8 / bits · dims[0], ...), of type ``kind``."""
+        if self.writing.model.opset < SHIFT_OPSET and kind == Tensor.FLOAT:
+            return self._planes(stored, bits, 0)
+        each, ones = 8 // bits, (1,) * len(dims)
+        shifts = self.constant("shifts", (bits * np.arange(each)).astype(np.uint8).reshape(each, *ones))
+        value = self.add("BitShift", [self.shaped(stored, (1, *dims)), shifts], "above", direction="RIGHT")
+        value = self.add("Mod", [value, self.constant("base", np.array(1 << bits, np.uint8))], "plane")
+        return self.add("Cast", [self.shaped(value, (each * dims[0], *dims[1:]))], "codes", to=kind)
+
+    def _planes(self, stored: str, bits: int, axis: int) -> str:
+        """The same along any axis, in any opset, as floats."""
+        value = self.add("Cast", [stored], "i", to=Tensor.FLOAT)
         nodes, tensors, value = unpacking_nodes(value, bits, axis, self.stem, self.writing.namer)
         self.nodes += nodes
         self.tensors += tensors

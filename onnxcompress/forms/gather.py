@@ -45,8 +45,7 @@ def lookup(writing: Writing, stored: Stored, leaf: Leaf) -> Reading:
     index = gather.input[1]
     chain = Chain(writing)
     rows = chain.add("Gather", [stored.codes.name, index], "rows", axis=0)
-    value = chain.add("Cast", [rows], "cast", to=Tensor.FLOAT)
-    value = chain.unpacked(value, by_row=stored.by_row)
+    value = chain.unpacked(rows, by_row=stored.by_row)
     zero = None
     if stored.zero_point is not None:
         zero = chain.add("Gather", [stored.zero_point.name, index], "zero_rows", axis=0)

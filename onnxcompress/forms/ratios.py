@@ -75,7 +75,7 @@ class Ratio:
         dtype, _, words = self.packing
         return dtype, (1, words)
 
-    def nbytes(self, bits: float, opset: int = 0) -> int:  # noqa: ARG002 - what other supports ask for
+    def nbytes(self, bits: float) -> int:
         """Bytes of a weight of so many bits a value, with its nodes and its table."""
         dtype, _, words = self.packing
         table = self.ways * self.n + _LOOKUP if self.n > 1 else 0

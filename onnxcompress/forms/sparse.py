@@ -8,8 +8,8 @@ one of zeros,
     place = b · (cumsum(b, along a column) + blocks in the columns before),      W = v[place].
 
 Sums run along columns, for all of them at once: about 10 ms for a million weights. ONNX Runtime leaves the dense tensor
-alone, so the model runs at the original's speed and takes the original's memory. Needs opset 11 for CumSum and
-GatherElements; bits are taken apart by BitwiseAnd from opset 18 on, before by floor divisions.
+alone, so the model runs at the original's speed and takes the original's memory. Needs opset 11 for CumSum,
+GatherElements and BitShift.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 NAME = "sparse"
 MIN_OPSET = 11
 _LANES = 128  # blocks of a column
-_BITWISE = 18  # opset of BitwiseAnd
-_NODES, _OLD_NODES = 1000, 2500  # bytes of the nodes and small constants, roughly; before opset 18
+_NODES = 1000  # bytes of the nodes and small constants, roughly
 _BLOCKS = 200  # and so many more where blocks are put in their places
 
 
@@ -112,9 +111,9 @@ class Blocks:
         """Type and shape of the bits, packed."""
         return np.dtype(np.uint8), (_LANES // 8, self.columns)
 
-    def nbytes(self, bits: float, opset: int = _BITWISE) -> int:
+    def nbytes(self, bits: float) -> int:
         """Bytes of a weight of so many bits a value, with its nodes."""
-        nodes = (_NODES if opset >= _BITWISE else _OLD_NODES) + (_BLOCKS if self.size > 1 else 0)
+        nodes = _NODES + (_BLOCKS if self.size > 1 else 0)
         return self.columns * (_LANES // 8) + math.ceil(self.stored * bits / 8) + nodes
 
     def _cells(self, flat: np.ndarray) -> np.ndarray:
@@ -149,15 +148,7 @@ class Blocks:
 
     def _place(self, chain: Chain, mask: str) -> str:
         """Which of the stored blocks each of them is, (padded,), 0 for one of zeros."""
-        rows = _LANES // 8
-        if chain.writing.model.opset >= _BITWISE:
-            planes = chain.shaped(mask, (1, rows, self.columns))
-            powers = chain.constant("powers", (1 << np.arange(8)).astype(np.uint8).reshape(8, 1, 1))
-            bits = chain.add("Cast", [chain.add("BitwiseAnd", [planes, powers], "bits")], "set", to=Tensor.BOOL)
-            bits = chain.shaped(bits, (_LANES, self.columns))
-        else:
-            bits = chain.planes(chain.add("Cast", [mask], "mf", to=Tensor.FLOAT), 1, 0)
-        ones = chain.add("Cast", [bits], "ones", to=Tensor.INT32)
+        ones = chain.apart(mask, (_LANES // 8, self.columns), 1, Tensor.INT32)
         first = chain.constant("axis", np.array(0, np.int64))
         within = chain.add("CumSum", [ones, first], "within")
         last = chain.constant("last", np.array([_LANES - 1], np.int64))
@@ -175,9 +166,9 @@ class Kept:
     error: float | None = None
 
 
-def nbytes(count: int, kept: int, bits: float, opset: int = _BITWISE) -> int:
+def nbytes(count: int, kept: int, bits: float) -> int:
     """Bytes of a weight of which so many values stay, of so many bits each, anywhere, with its nodes."""
-    return Blocks.single(count, kept).nbytes(bits, opset)
+    return Blocks.single(count, kept).nbytes(bits)
 
 
 def mask_of(flat: np.ndarray) -> np.ndarray:
@@ -221,8 +212,9 @@ def codes(chain: Chain, support: Support, places: str, stored: str) -> str:
         value = support.expanded(chain, places, stored, support.stored, np.zeros(1, grid.dtype))
         return chain.shaped(chain.add("Cast", [value], "i", to=Tensor.FLOAT), shape)
     bits = grid.stored_bits
-    values = chain.planes(chain.add("Cast", [stored], "i", to=Tensor.FLOAT), bits, 0)
-    length, zero = packed_length(support.stored, bits) * (8 // bits), np.full(1, grid.offset, np.float32)
+    packed = packed_length(support.stored, bits)
+    values = chain.apart(stored, (packed,), bits, Tensor.FLOAT)
+    length, zero = packed * (8 // bits), np.full(1, grid.offset, np.float32)
     return chain.shaped(support.expanded(chain, places, values, length, zero), shape)
 
 

@@ -33,17 +33,17 @@ def layout_of(rows: Rows) -> Layout:
     return Layout(rows.dims, rows.order, rows.out)
 
 
-def planned(layout: Layout, pattern: Pattern, kept: int, bits: float, opset: int) -> Support:
+def planned(layout: Layout, pattern: Pattern, kept: int, bits: float) -> Support:
     """The cheapest code for a weight that will have a pattern, of which so many values stay, of so many bits."""
     found: list[Support] = [Blocks.single(math.prod(layout.dims), kept)]
     if pattern.ratio is not None:
         found.append(Ratio(layout, *pattern.ratio))
     elif pattern.block != (1, 1):
         found.append(Blocks(layout, pattern.block, kept // (pattern.block[0] * pattern.block[1])))
-    return _cheapest(found, bits, opset)
+    return _cheapest(found, bits)
 
 
-def recognised(layout: Layout | None, values: Array, bits: float, opset: int) -> Support:
+def recognised(layout: Layout | None, values: Array, bits: float) -> Support:
     """The cheapest code for the zeros of a weight, of so many bits a value; without a layout one of single weights."""
     there = values.ravel() != 0
     kept = int(np.count_nonzero(there))
@@ -51,12 +51,12 @@ def recognised(layout: Layout | None, values: Array, bits: float, opset: int) ->
     if layout is not None and kept < _FULL * there.size:
         rows = np.ascontiguousarray(layout.rows(there))
         found += [_grown(layout, rows, bits), *_ratios(layout, rows)]
-    return _cheapest(found, bits, opset)
+    return _cheapest(found, bits)
 
 
-def _cheapest(found: Iterable[Support], bits: float, opset: int) -> Support:
+def _cheapest(found: Iterable[Support], bits: float) -> Support:
     able = [s for s in found if not isinstance(s, Ratio) or s.fits]
-    return min(able, key=lambda support: support.nbytes(bits, opset))
+    return min(able, key=lambda support: support.nbytes(bits))
 
 
 def _grown(layout: Layout, rows: Array, bits: float) -> Blocks:

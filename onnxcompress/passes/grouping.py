@@ -63,7 +63,7 @@ class Draft:
         elements, grid = writing.weight.elements, writing.grid
         scales = elements // max(writing.groups.members, 1)
         if writing.sparse is not None:
-            return writing.sparse.nbytes(grid.stored_bits, writing.model.opset) + scales * itemsize
+            return writing.sparse.nbytes(grid.stored_bits) + scales * itemsize
         zeros = 0 if grid.symmetric else scales * (itemsize if grid.bits == 1 else 1)
         factors = 0
         if writing.residual is not None:
@@ -191,7 +191,7 @@ class Grouping:
         if not grid.symmetric or (limit is not None and limit < sparse.MIN_OPSET):
             return writing
         support = support_of(writing.model, writing.weight, grid.stored_bits, flipped=writing.flipped)
-        small = support.nbytes(grid.stored_bits, writing.model.opset) < _SPARSE * elements * grid.stored_bits / 8
+        small = support.nbytes(grid.stored_bits) < _SPARSE * elements * grid.stored_bits / 8
         return dataclasses.replace(writing, sparse=support) if small else writing
 
     def _favoured(self, writing: Writing) -> np.ndarray | None:
@@ -214,11 +214,11 @@ def not_zero(model: Model, weight: Weight, zeros: dict[str, int]) -> int:
 
 def pays(model: Model, weight: Weight, left: int, bits: int) -> bool:
     """Whether codes of the values that are left take far fewer bytes than those of all."""
-    if sparse.nbytes(weight.elements, left, bits, model.opset) < _SPARSE * weight.elements * bits / 8:
+    if sparse.nbytes(weight.elements, left, bits) < _SPARSE * weight.elements * bits / 8:
         return True
     if left > (1 - _MANY_ZEROS) * weight.elements:
         return False
-    return support_of(model, weight, bits).nbytes(bits, model.opset) < _SPARSE * weight.elements * bits / 8
+    return support_of(model, weight, bits).nbytes(bits) < _SPARSE * weight.elements * bits / 8
 
 
 def support_of(model: Model, weight: Weight, bits: int, *, flipped: bool = False) -> Support:
@@ -227,7 +227,7 @@ def support_of(model: Model, weight: Weight, bits: int, *, flipped: bool = False
     if flipped:
         values, dims, own = values.T, dims[::-1], tuple(1 - axis for axis in own)
     rows = any_rows(Writing(model, weight, Grid(8), per_channel(dims, own), Namer(set()), flipped))
-    return supports.recognised(None if rows is None else supports.layout_of(rows), values, bits, model.opset)
+    return supports.recognised(None if rows is None else supports.layout_of(rows), values, bits)
 
 
 def block_of(grid: Grid, block_size: int | None) -> int:

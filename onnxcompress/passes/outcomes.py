@@ -39,7 +39,7 @@ def shorter_float(model: Model, weight: Weight, namer: Namer, kind: int) -> Plan
     if kind == Tensor.FLOAT16 and not fits_float16(peak):
         return Skip(skipped(model, weight, "its values exceed the range of float16"))
     support = support_of(model, weight, 16)
-    if support.nbytes(16, model.opset) < _SPARSE * after and kind == Tensor.FLOAT16:
+    if support.nbytes(16) < _SPARSE * after and kind == Tensor.FLOAT16:
         edit, after, _ = sparse.write(writing, support, kind, lambda: sparse.Kept(writing.values()))
         record = LayerRecord(weight.label, weight.op, "done", None, f"{name}+{sparse.NAME}", 16, before, after)
         return Planned(record, edit, lambda: None)

@@ -242,8 +242,8 @@ class Prune:
         rows, bits = work.rows(weight), 8 * before / weight.elements
         plain = sparse.Layout(weight.dims, tuple(range(len(weight.dims))), shape[0])
         layout = plain if rows is None else supports.layout_of(rows)
-        support = supports.planned(layout, pattern, kept, bits, model.opset)
-        small = support.nbytes(bits, model.opset) < _WORTH * before
+        support = supports.planned(layout, pattern, kept, bits)
+        small = support.nbytes(bits) < _WORTH * before
         packs = context.final and self.form == "packed" and able and small and weight.tensor.data_type in _GATHERED
         if packs:
             edit, after, codes = sparse.write(work.writing(weight), support, weight.tensor.data_type, solve)
