@@ -26,19 +26,19 @@ class Chain:
 
     def __init__(self, writing: Writing) -> None:
         self.writing = writing
-        self.stem = writing.weight.name
+        self._stem = min(writing.weight.name, writing.namer("c"), key=len)  # names take bytes, and there are many
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[NewTensor] = []
 
     def add(self, op: str, inputs: list[str], word: str, **attributes: Any) -> str:
         """One more node; returns the name of its output."""
-        output = self.writing.namer(f"{self.stem}.{word}")
+        output = self.writing.namer(f"{self._stem}.{word}")
         self.nodes.append(helper.make_node(op, inputs, [output], **attributes))  # unnamed: names take bytes
         return output
 
     def constant(self, word: str, values: np.ndarray) -> str:
         """One more small constant; returns its name."""
-        tensor = small(self.writing.namer(f"{self.stem}.{word}"), values)
+        tensor = small(self.writing.namer(f"{self._stem}.{word}"), values)
         self.tensors.append(tensor)
         return tensor.name
 
@@ -68,7 +68,7 @@ class Chain:
     def _planes(self, stored: str, bits: int, axis: int) -> str:
         """The same along any axis, in any opset, as floats."""
         value = self.add("Cast", [stored], "i", to=Tensor.FLOAT)
-        nodes, tensors, value = unpacking_nodes(value, bits, axis, self.stem, self.writing.namer)
+        nodes, tensors, value = unpacking_nodes(value, bits, axis, self._stem, self.writing.namer)
         self.nodes += nodes
         self.tensors += tensors
         return value
