@@ -16,11 +16,13 @@ from onnxcompress import guards
 from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
 from onnxcompress.forms import remembered
 from onnxcompress.forms.chain_costs import shipped
+from onnxcompress.forms.unpacking import unpacked
 from onnxcompress.graph import edit, writer
 from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.opset import raised
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
+from onnxcompress.passes.repacking import repacked
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
 from onnxcompress.runtime.machine import isa_class
@@ -122,6 +124,16 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
         UsageError: an option does not fit the model.
     """
     before = interface(model.proto)
+    loose = unpacked(model)
+    model, found = _steps(model if loose is None else _settled(loose), before, steps, environment)
+    if loose is None:
+        return model, found
+    note = "weights that came packed for their zeros were unpacked, and are packed again where they stay in float"
+    return repacked(model), [replace(found[0], notes=(*found[0].notes, note)), *found[1:]]
+
+
+def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: Environment) -> tuple[Model, list[Ran]]:
+    """The same for a model without weights that are packed for their zeros."""
     ran: list[Ran] = []
     parts = [(step, part) for step in steps for part in _parts(step)]
     own = parts_of(steps)

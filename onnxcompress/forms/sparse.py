@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 NAME = "sparse"
 MIN_OPSET = 11
+VALUES, PLACES = ".v", ".m"  # what is stored of a weight is named so
 _LANES = 128  # blocks of a column
 _NODES = 1000  # bytes of the nodes and small constants, roughly
 _BLOCKS = 200  # and so many more where blocks are put in their places
@@ -201,7 +202,7 @@ def store_places(writing: Writing, codes: Codes, support: Support, view: Callabl
     """Where values stand of what is computed, seen through ``view`` as flat values."""
     dtype, dims = support.placing
     return codes.stored(
-        writing.namer(f"{writing.weight.name}.m"), dtype, dims, lambda found: support.places(view(found))
+        writing.namer(f"{writing.weight.name}{PLACES}"), dtype, dims, lambda found: support.places(view(found))
     )
 
 
@@ -233,7 +234,7 @@ def write(writing: Writing, kept: int | Support, data_type: int, solve: Callable
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
     places = store_places(writing, codes, support, lambda found: found.values.astype(dtype).ravel())
     values = codes.stored(
-        writing.namer(f"{weight.name}.v"),
+        writing.namer(f"{weight.name}{VALUES}"),
         dtype,
         (support.stored,),
         lambda found: support.values(found.values.astype(dtype).ravel()),

@@ -22,11 +22,11 @@ from onnxcompress.errors import UsageError
 from onnxcompress.forms import sparse, supports
 from onnxcompress.forms.base import Codes, edit_source
 from onnxcompress.graph.edit import Edit
-from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.passes.base import FIDELITY, Context, Extents, Pass, Planned, Skip, register, shares_open
 from onnxcompress.passes.blocks import Blocks
 from onnxcompress.passes.outcomes import skipped
 from onnxcompress.passes.prune_refusals import refuse
+from onnxcompress.passes.repacking import PACKED, WORTH
 from onnxcompress.passes.sparse_work import Work
 from onnxcompress.passes.sparsities import by_damage, by_threshold
 from onnxcompress.passes.structures import Structures
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from onnxcompress.graph.layers import Weight
+    from onnxcompress.graph.model import Model
     from onnxcompress.progress import Progress
     from onnxcompress.stats.activations import Observed
     from onnxcompress.stats.probe import Probe
@@ -47,8 +48,6 @@ Allocation = Literal["damage", "uniform", "global"]
 Structure = Literal["channels", "neurons", "heads", "all", "blocks"]
 DENSE = "dense"
 _DEFAULT, _RATIO, _ROUNDS = 0.5, 0.3, 4
-_GATHERED = (Tensor.FLOAT, Tensor.FLOAT16, Tensor.DOUBLE)
-_WORTH = 0.97  # of its bytes, that a weight has to shrink below to be stored sparse
 _ON_TRIAL = 1 << 30  # bytes of weights, which are all in memory then
 
 
@@ -243,8 +242,8 @@ class Prune:
         plain = sparse.Layout(weight.dims, tuple(range(len(weight.dims))), shape[0])
         layout = plain if rows is None else supports.layout_of(rows)
         support = supports.planned(layout, pattern, kept, bits)
-        small = support.nbytes(bits) < _WORTH * before
-        packs = context.final and self.form == "packed" and able and small and weight.tensor.data_type in _GATHERED
+        small = support.nbytes(bits) < WORTH * before
+        packs = context.final and self.form == "packed" and able and small and weight.tensor.data_type in PACKED
         if packs:
             edit, after, codes = sparse.write(work.writing(weight), support, weight.tensor.data_type, solve)
         else:
