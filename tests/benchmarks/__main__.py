@@ -12,7 +12,19 @@ from pathlib import Path
 
 from tests.benchmarks.settings import Settings
 
-NAMES = ("start", "overhead", "large", "corpus", "calibrated", "rounding", "solving", "watching", "copies")
+NAMES = (
+    "start",
+    "overhead",
+    "large",
+    "corpus",
+    "calibrated",
+    "pruned",
+    "recipes",
+    "rounding",
+    "solving",
+    "watching",
+    "copies",
+)
 
 
 def main() -> None:

@@ -69,11 +69,11 @@ def measure(settings: Settings) -> None:
     print("\n" + report(rows))
 
 
-def measured(name: str, folder: Path, settings: Settings, *options: str | Path) -> Row:
-    """One model compressed with these options, and judged."""
+def measured(name: str, folder: Path, settings: Settings, *options: str | Path, verb: str = "quantize") -> Row:
+    """One model compressed by a verb with these options, and judged."""
     original, compressed = settings.corpus / name / "model.onnx", folder / "small.onnx"
     copies = [copy_seconds(model_files(Model.open(original)), folder)]
-    ran = run(tool("quantize", original, "-o", compressed, "--force", "--quiet", *options), codes=(0, 1))
+    ran = run(tool(verb, original, "-o", compressed, "--force", "--quiet", *options), codes=(0, 1))
     copies += [copy_seconds(model_files(Model.open(original)), folder) for _ in range(2)]
     if ran.code:
         raise Failed(f"the result did not pass: {ran.output}")
