@@ -140,11 +140,16 @@ def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: 
     if environment.watch is not None:
         known, ran = environment.watch.taken_up(own, [asked for asked, _ in parts])
         model = model if known is None else known
+    origin = model
     for number, (asked, step) in enumerate(parts):
         if number < len(ran):
             continue
+        if number == 0 or parts[number - 1][0] is not asked:
+            origin = model
         environment.progress.start(step.name)
-        state = _State(", ".join(repr(r.step) for r in ran), final=not any(_plans(p) for _, p in parts[number + 1 :]))
+        state = _State(
+            ", ".join(repr(r.step) for r in ran), origin, final=not any(_plans(p) for _, p in parts[number + 1 :])
+        )
         model, done = _run(model, step, before, environment, state)
         environment.progress.finish()
         ran.append(replace(done, asked=asked))
@@ -157,9 +162,13 @@ def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: 
 
 @dataclass(frozen=True)
 class _State:
-    """What was done to a model ``before`` a step, and whether the step is the ``final`` one that works on weights."""
+    """What was done to a model ``before`` a step, the ``origin`` of which the step is a part, see `Context`.
+
+    ``final``: it is the last one that works on weights.
+    """
 
     before: str
+    origin: Model
     final: bool
 
 
@@ -193,8 +202,9 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment, 
             removed = parameters - count_parameters(model)
     else:
         context = Context(
-            seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before)
-        )
+            seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before),
+            origin=state.origin,
+        )  # fmt: skip
         parameters = count_parameters(model)
         rewritten = step.rewrite(model, context)
         if step.name != "simplify":  # which fuses constants, and takes no part of the model away

@@ -48,7 +48,8 @@ class Context:
     None where there are none; ``chains`` is what operators cost on static integers, None
     where that was not measured, and ``chained`` whether they may be put on them. ``noise_limit`` is the noise-to-signal
     ratio that may be left at the outputs; ``final`` is false where another step will work on the
-    weights. ``notebook`` is a pass's own, to keep what it need not find twice; ``notes`` are sentences for the report.
+    weights; ``origin`` is the model before the step of which a pass is a later part. ``notebook`` is a pass's own, to
+    keep what it need not find twice; ``notes`` are sentences for the report.
     """
 
     observed: Mapping[str, Observed] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Context:
     chained: bool = True
     noise_limit: float = NOISE_LIMIT
     final: bool = True
+    origin: Model | None = None
     notebook: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

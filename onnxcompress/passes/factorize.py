@@ -24,6 +24,7 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.base import Context, Extents, Pass, Planned, Skip, register, shares_open
 from onnxcompress.passes.factor_work import Work
 from onnxcompress.passes.outcomes import skipped
+from onnxcompress.passes.refit import Refit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +64,10 @@ class Factorize:
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
 
+    refit: bool = field(
+        default=True, metadata={"help": "With data, fit factors and the layers behind them to what the original gives."}
+    )
+
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         given = [name for name in ("params", "work", "rank", "rank_ratio", "energy") if getattr(self, name) is not None]
@@ -87,6 +92,10 @@ class Factorize:
             return f"energy{100 * self.energy:g}"
         share = next((s for s in (self.params, self.work, self.rank_ratio) if s is not None), _DEFAULT)
         return f"factored{100 * share:g}"
+
+    def parts(self) -> tuple[Pass, ...]:
+        """The passes that do it."""
+        return (self, Refit()) if self.refit else (self,)
 
     def extents(self, budgets: Mapping[str, float]) -> Extents | None:
         """The share of the work that goes, where only the speed or the fidelity is asked for."""

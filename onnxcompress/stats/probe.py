@@ -20,6 +20,10 @@ from onnxcompress.stats.extremes import Extremes, extremes
 from onnxcompress.stats.features import Features, features
 from onnxcompress.stats.lookups import lookups
 from onnxcompress.stats.masks import padding_mask
+from onnxcompress.stats.output_noise import OutputNoise
+from onnxcompress.stats.paired_values import paired
+from onnxcompress.stats.removal_check import loaded
+from onnxcompress.stats.scores import producers
 from onnxcompress.stats.whatif import Treated, WhatIf
 
 if TYPE_CHECKING:
@@ -29,10 +33,13 @@ if TYPE_CHECKING:
 
     from onnxcompress.data.dataset import Dataset, Feeds
     from onnxcompress.graph.model import Model
+    from onnxcompress.solvers.refitting import Sums
+    from onnxcompress.stats.paired_values import Watched
 
 _MOST_CALLS = 128
 _TRIAL_CALLS = 4
 _FEWEST_CALLS = 4
+_JUDGED, _MOST_PAIRED = 8, 256
 _REMEMBERED = 1 << 28  # bytes of samples
 _GRAM_SECONDS = 40.0
 _GRAM_COST = 4  # inferences that a call takes while Gram matrices are measured
@@ -137,7 +144,25 @@ class Probe:
         calls = list(self.data.parted(_TRIAL_CALLS)[1])
         return WhatIf(model, values, weights, calls, self.threads, dynamic or {}, bits=bits)
 
+    def paired(self, original: Model, changed: Model, layers: Sequence[Watched]) -> dict[str, tuple[Sums, Sums]]:
+        """What layers of a changed model get and lack, see `paired_values`, on calls other than those of `closer`."""
+        calls = self.data.parted(_JUDGED)[0].take(min(_MOST_PAIRED, 2 * self._bearable(changed)))
+        return paired(original, changed, layers, calls, threads=self.threads)
+
+    def closer(self, original: Model, before: Model, after: Model) -> bool:
+        """Whether the outputs are closer to the original's after a change than before it."""
+        calls = list(self.data.parted(_JUDGED)[1])
+        found = [
+            [_floats(s.run(f)) for f in calls] for m in (original, before, after) for s in [loaded(m, self.threads)]
+        ]
+        noise = OutputNoise(calls, found[0], producers(original.proto.graph))
+        return noise.ratio(found[2]) < noise.ratio(found[1])
+
     def _told(self, calls: Dataset) -> Iterator[Feeds]:
         for feeds in calls:
             yield feeds
             self.progress.advance("")
+
+
+def _floats(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: y for name, y in outputs.items() if isinstance(y, np.ndarray) and y.dtype.kind == "f"}

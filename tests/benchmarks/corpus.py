@@ -120,7 +120,8 @@ def calibration(name: str, folder: Path, settings: Settings, items: int) -> Path
 def _feeds(name: str, folder: Path, settings: Settings) -> list[Feeds]:
     target = folder / "feeds"
     items = _ITEMS.get(name, _FEW_ITEMS)
-    _script(settings, "feeds", name, "--split", "eval", "-n", str(items), "-o", target)
+    if not target.exists():
+        _script(settings, "feeds", name, "--split", "eval", "-n", str(items), "-o", target)
     return [dict(np.load(file)) for file in sorted(target.glob("*.npz"))]
 
 
