@@ -109,7 +109,9 @@ class Ran:
     def record(self) -> Step:
         """The record for the report."""
         layers = [
-            dataclasses.replace(o.record, error=o.error()) if isinstance(o, Planned) else o.record
+            dataclasses.replace(o.record, error=o.error(), histogram=o.histogram())
+            if isinstance(o, Planned)
+            else o.record
             for o in self.outcomes
         ]
         options = dataclasses.asdict(self.asked or self.step)  # type: ignore[call-overload]

@@ -7,6 +7,7 @@ One `Report` is made per command and rendered in several ways. The JSON names ar
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import types
@@ -47,8 +48,20 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """How often the best class of the original became another one."""
+
+    original: int
+    compressed: int
+    count: int
+
+
+@dataclass(frozen=True)
 class OutputFidelity:
-    """How close one output (or one group of channels of it) is to the original's."""
+    """How close one output (or one group of channels of it) is to the original's.
+
+    ``points`` are some of its values, original and compressed; ``confusions`` the classes that changed, most first.
+    """
 
     name: str
     sqnr_db: float
@@ -56,11 +69,22 @@ class OutputFidelity:
     max_abs_error: float
     agreement: float | None
     group: str | None = None  # "axis 2, channel 4" where one output is split, else null
+    points: tuple[tuple[float, float], ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+
+
+@dataclass(frozen=True)
+class CallFidelity:
+    """How close the worst output of one call is; ``call`` counts from 1 in the order of the data."""
+
+    call: int
+    output: str
+    sqnr_db: float
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Fidelity to the original; the top figures are those of the worst output."""
+    """Fidelity to the original; the top figures are those of the worst output, ``worst_calls`` the worst few calls."""
 
     data: str
     samples: int
@@ -69,6 +93,7 @@ class Fidelity:
     max_abs_error: float
     agreement: float | None
     outputs: tuple[OutputFidelity, ...]
+    worst_calls: tuple[CallFidelity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +106,10 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Latency:
-    """Paired latency. ``speedup`` is original / compressed with a 95 % confidence interval."""
+    """Paired latency. ``speedup`` is original / compressed with a 95 % confidence interval.
+
+    ``pairs_ms`` are the pairs as measured, original and compressed, an even selection where there are many.
+    """
 
     device: str
     threads: int
@@ -94,6 +122,7 @@ class Latency:
     speedup_high: float
     load_original_ms: float
     load_compressed_ms: float
+    pairs_ms: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +134,22 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Some of the values of a weight in bins of one width from ``low`` to ``high``, and what they became."""
+
+    low: float
+    high: float
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LayerRecord:
     """What was done to one weight, or why nothing was.
 
     ``error`` is ‖W − Ŵ‖² / ‖W‖² over the weight, null when nothing changed or it was not computed; ``sparsity`` the
-    share of zeros, null where it was not looked at; ``ranks`` those of its factors.
+    share of zeros, null where it was not looked at; ``ranks`` those of its factors; ``histogram`` of its values, null
+    where it was not taken.
     """
 
     name: str
@@ -123,6 +163,7 @@ class LayerRecord:
     error: float | None = None
     sparsity: float | None = None
     ranks: tuple[int, ...] | None = None
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -221,12 +262,17 @@ def _build(kind: Any, value: Any) -> Any:
             return None
         return _build(next(a for a in arguments if a is not type(None)), value)
     if origin is tuple:
-        return tuple(_build(arguments[0], v) for v in value)
+        kinds = itertools.repeat(arguments[0]) if arguments[-1] is Ellipsis else arguments
+        return tuple(_build(kind, v) for kind, v in zip(kinds, value, strict=False))
     if origin is dict:
         return {k: _build(arguments[1], v) for k, v in value.items()}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        found = {f.name: _build(hints[f.name], value[_json_name(f)]) for f in dataclasses.fields(kind)}
+        found = {
+            f.name: _build(hints[f.name], value[_json_name(f)])
+            for f in dataclasses.fields(kind)
+            if _json_name(f) in value or f.default is dataclasses.MISSING
+        }
         return typing.cast("Any", kind)(**found)
     if kind is float and value is None:
         return math.nan

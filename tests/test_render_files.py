@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -100,6 +101,53 @@ def test_layers_without_an_error_are_counted_and_not_drawn() -> None:
     assert "as no error was computed: 1 layer" in " ".join(parsed(text).text)
     none = html.page(sample.report(steps=(sample.step(sample.layer("bare", error=None)),)), None, passed=True)
     assert "<circle" not in none
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, two: str) -> float:
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_stands_out_in_light_in_dark_and_on_paper() -> None:
+    style = (Path(html.__file__).parent / "report.css").read_text()
+    themes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part)) for part in re.findall(r":root \{(.*?)\}", style, re.S)
+    ]
+    assert len(themes) == 3
+    for theme in themes:
+        for ground in ("paper", "shade"):
+            for ink in ("ink", "faint", "good", "bad"):
+                assert contrast(theme[ink], theme[ground]) >= 4.5, (ink, ground)
+            for mark in ("first", "second", "third", "fourth"):
+                assert contrast(theme[mark], theme[ground]) >= 3, (mark, ground)
+
+
+def test_what_was_measured_is_drawn() -> None:
+    pairs = tuple((10 + i % 7, 8 + i % 5) for i in range(60))
+    points = tuple((i / 10, i / 10 + 0.01) for i in range(50))
+    output = dataclasses.replace(
+        sample.fidelity(HOSTILE).outputs[0], points=points, confusions=(r.Confusion(3, 7, 12),)
+    )  # fmt: skip
+    found = dataclasses.replace(
+        sample.fidelity(), outputs=(output,), worst_calls=(r.CallFidelity(41, HOSTILE, 12.5),)
+    )  # fmt: skip
+    latency = dataclasses.replace(sample.latency(), pairs_ms=pairs)
+    text = html.page(sample.report(fidelity=found, latency=latency), None, passed=True)
+    shown = parsed(text)
+    assert text.count('class="point"') == 50
+    assert text.count('class="spread') == 3
+    said = " ".join(shown.text)
+    for part in ("times of 60 pairs of calls", "calls that lose most", "41", "12.5 dB", "classes that changed"):
+        assert part in said
+    few = html.page(sample.report(latency=dataclasses.replace(latency, pairs_ms=pairs[:2])), None, passed=True)
+    assert "latency as measured" not in few
 
 
 def test_a_dry_run_says_what_is_foreseen() -> None:
@@ -211,11 +259,12 @@ def test_reports_that_cannot_be_written_are_refused_before_the_run(folder: Path)
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 def test_a_browser_sorts_and_searches(tmp_path: Path) -> None:
     """The page drives itself by a script that is added for the test, and says what it saw in its title."""
-    layers = [sample.layer(f"layer.{i}", bytes_before=1000 * i, bytes_after=10) for i in range(1, 30)]
+    spread = r.Histogram(-1.5, 2.5, (1, 4, 2), (0, 7, 0))
+    layers = [sample.layer(f"layer.{i}", bytes_before=1000 * i, bytes_after=10, histogram=spread) for i in range(1, 30)]
     text = html.page(sample.report(steps=(sample.step(*layers),)), None, passed=True)
     drive = """<script>
         const rows = () => [...document.querySelectorAll("#table tbody tr:not([hidden])")];
-        const name = row => row.querySelector("th").firstChild.textContent;
+        const name = row => row.querySelector("th button").textContent;
         const head = title => [...document.querySelectorAll("#table thead button")].find(b => b.textContent === title);
         const seen = [name(rows()[0])];
         head("before").click(); seen.push(name(rows()[0]));
@@ -225,6 +274,10 @@ def test_a_browser_sorts_and_searches(tmp_path: Path) -> None:
         const dots = [...document.querySelectorAll("#scatter circle")];
         dots.find(d => d.dataset.name === "layer.17").dispatchEvent(new MouseEvent("click", {bubbles: true}));
         seen.push(dots.length, rows().length, name(rows()[0]), document.activeElement.id);
+        rows()[0].querySelector("th button").click();
+        const drawn = document.querySelector("#values svg");
+        seen.push(drawn.querySelectorAll("path").length, document.querySelectorAll("tr.chosen").length);
+        seen.push(drawn.getAttribute("aria-label").includes("layer.17, before and after, from -1.5 to 2.5"));
         document.body.setAttribute("data-seen", seen.join(" "));
     </script></body>"""
     path = tmp_path / "page.html"
@@ -237,4 +290,4 @@ def test_a_browser_sorts_and_searches(tmp_path: Path) -> None:
          f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
         capture_output=True, text=True, check=False, timeout=90,
     )  # fmt: skip
-    assert 'data-seen="layer.29 layer.1 layer.29 11 29 1 layer.17 search"' in done.stdout
+    assert 'data-seen="layer.29 layer.1 layer.29 11 29 1 layer.17 search 2 1 true"' in done.stdout

@@ -36,6 +36,28 @@ def test_collapsed_scores_are_exposed() -> None:
     assert "4-83" in small.group
 
 
+def test_what_is_kept_to_be_looked_at() -> None:
+    found = FidelityMeter([Port("logits", "tensor(float)", ("N", 5))], {"logits": "Gemm"})
+    rng = np.random.default_rng(1)
+    for call in range(200):
+        x = rng.standard_normal((4, 5)).astype(np.float32)
+        y = x + np.float32(0.001 * (call + 1))
+        if call == 42:
+            y = np.roll(x, 1, axis=1)
+        found.add({}, {"logits": x}, {"logits": y})
+    made = found.result("here")
+    output = made.outputs[0]
+    assert 100 < len(output.points) <= 384
+    assert all(abs(a - b) < 4 for a, b in output.points)
+    assert made.worst_calls[0].call == 43
+    assert [c.sqnr_db for c in made.worst_calls] == sorted(c.sqnr_db for c in made.worst_calls)
+    assert sum(c.count for c in output.confusions) == round((1 - (output.agreement or 0)) * 800) == 4
+    assert all((c.original + 1) % 5 == c.compressed for c in output.confusions)
+    (one,) = [FidelityMeter([Port("y", "tensor(float)", (3,))], {})]
+    one.add({}, {"y": np.ones(3)}, {"y": np.ones(3)})
+    assert one.result("here").worst_calls == ()
+
+
 def test_the_worst_output_is_at_the_top() -> None:
     ports = [Port("a", "tensor(float)", ("N", 3)), Port("b", "tensor(float)", ("N", 3))]
     both = FidelityMeter(ports, {})
@@ -194,4 +216,4 @@ def test_the_operator_behind_an_output() -> None:
 
 def test_rows_without_a_best_class_do_not_count() -> None:
     x = np.array([[0, 0, 0], [1, 2, 3], [np.nan, 1, 2]], np.float32)
-    assert scores.top1(x, x) == (1, 1)
+    assert [len(best) for best in scores.best_classes(x, x)] == [1, 1]

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper
 
 from onnxcompress.errors import ModelError
+from onnxcompress.forms.histograms import histogram
 from onnxcompress.graph.edit import Namer, NewTensor, Replacement, Rewire
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.solvers.grid import Quantized, quantize
@@ -22,6 +23,7 @@ from onnxcompress.solvers.grid import Quantized, quantize
 if TYPE_CHECKING:
     from onnxcompress.forms.supports import Support
     from onnxcompress.graph.layers import Weight
+    from onnxcompress.report import Histogram
     from onnxcompress.solvers.groups import Grid, Groups
 
 MICROSOFT = "com.microsoft"
@@ -136,12 +138,15 @@ class Codes:
     """The quantized weight, computed when the first of its tensors is written and let go after the last.
 
     ``compute`` gives a Quantized, or a Codebook, which have an error both. ``tensors`` counts the stored tensors
-    that still have to be filled from one computation.
+    that still have to be filled from one computation. ``original``: the values that it stands for, of which and of what
+    they became a histogram is taken.
     """
 
     compute: Callable[[], Any]
+    original: Callable[[], np.ndarray] | None = None
     tensors: int = 0
     error: float | None = None
+    histogram: Histogram | None = None
     _held: Any = field(default=None, repr=False)
     _left: int = 0
 
@@ -154,6 +159,8 @@ class Codes:
             if self._held is None:
                 self._held, self._left = self.compute(), self.tensors
                 self.error = self._held.error
+                if self.original is not None and self.histogram is None:
+                    self.histogram = histogram(self.original(), self._held)
             held = self._held
             self._left -= 1
             if self._left == 0:
@@ -194,7 +201,7 @@ def not_finite(weight: Weight) -> ModelError:
 
 def codes_of(writing: Writing, scale_dtype: np.dtype | None = None) -> Codes:
     """The quantized weight of a writing, not yet computed."""
-    return Codes(lambda: quantized(writing, scale_dtype))
+    return Codes(lambda: quantized(writing, scale_dtype), writing.values)
 
 
 def node(op: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:

@@ -230,7 +230,7 @@ def write(writing: Writing, kept: int | Support, data_type: int, solve: Callable
     """
     weight = writing.weight
     support = Blocks.single(weight.elements, kept) if isinstance(kept, int) else kept
-    codes = Codes(solve)
+    codes = Codes(solve, writing.values)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
     places = store_places(writing, codes, support, lambda found: found.values.astype(dtype).ravel())
     values = codes.stored(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxcompress.forms.costs import CostTable
     from onnxcompress.graph.edit import Edit
     from onnxcompress.graph.model import Model
-    from onnxcompress.report import LayerRecord
+    from onnxcompress.report import Histogram, LayerRecord
     from onnxcompress.stats.activations import Observed
     from onnxcompress.stats.probe import Probe
 
@@ -78,11 +78,12 @@ class Skip:
 
 @dataclass(frozen=True)
 class Planned:
-    """A weight that changes: how, what it will cost, and how large the error became once it was computed."""
+    """A weight that changes: how, what it will cost, and what its error and its values are once it was computed."""
 
     record: LayerRecord
     edit: Edit
     error: Callable[[], float | None]
+    histogram: Callable[[], Histogram | None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from onnxcompress.forms import decode, sparse
-from onnxcompress.forms.assemble import Assembled, assemble
+from onnxcompress.forms.assemble import assemble
 from onnxcompress.forms.base import Writing, float_name, not_finite
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import stored_bytes
@@ -16,8 +16,6 @@ from onnxcompress.report import LayerRecord
 from onnxcompress.solvers.groups import Grid, Groups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from onnxcompress.graph.edit import Namer
     from onnxcompress.graph.layers import Weight
 
@@ -55,11 +53,7 @@ def coded(draft: Draft, before: int) -> Planned:
     if draft.writing.sparse is not None:
         form = f"{form}+{sparse.NAME}"
     record = LayerRecord(weight.label, weight.op, "done", None, form, draft.bits, before, made.nbytes)
-    return Planned(record, made.edit, _error_of(made))
-
-
-def _error_of(made: Assembled) -> Callable[[], float | None]:
-    return lambda: made.codes.error
+    return Planned(record, made.edit, lambda: made.codes.error, lambda: made.codes.histogram)
 
 
 def skipped(model: Model, weight: Weight, reason: str) -> LayerRecord:

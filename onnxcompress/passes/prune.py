@@ -247,17 +247,19 @@ class Prune:
         if packs:
             edit, after, codes = sparse.write(work.writing(weight), support, weight.tensor.data_type, solve)
         else:
-            edit, after, codes = _dense(weight, solve, before)
+            edit, after, codes = _dense(weight, solve, before, lambda: model.view(weight.tensor))
         record = LayerRecord(
             weight.label, weight.op, "done", None, sparse.NAME if packs else DENSE, None, before, after,
             sparsity=1 - kept / weight.elements,
         )  # fmt: skip
-        return Planned(record, edit, lambda: codes.error)
+        return Planned(record, edit, lambda: codes.error, lambda: codes.histogram)
 
 
-def _dense(weight: Weight, solve: Callable[[], sparse.Kept], nbytes: int) -> tuple[Edit, int, Codes]:
+def _dense(
+    weight: Weight, solve: Callable[[], sparse.Kept], nbytes: int, original: Callable[[], np.ndarray]
+) -> tuple[Edit, int, Codes]:
     """A weight with zeros where they are."""
-    codes = Codes(solve)
+    codes = Codes(solve, original)
     dtype = helper.tensor_dtype_to_np_dtype(weight.tensor.data_type)
     tensor = codes.stored(weight.name, dtype, weight.dims, lambda found: found.values)
     return Edit(weight.scope, (tensor,), **edit_source(weight)), nbytes, codes  # type: ignore[arg-type]

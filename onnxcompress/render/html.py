@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from onnxcompress.render import closing, layers, summary, words
 from onnxcompress.render.html_bars import bars
 from onnxcompress.render.html_blocks import section, sections, table, text
+from onnxcompress.render.html_latency import distributions
 from onnxcompress.render.html_layers import layers as layer_table
 from onnxcompress.render.html_making import making
+from onnxcompress.render.html_outputs import outputs
 from onnxcompress.render.html_scatter import scatter
 from onnxcompress.render.plan import predicted
 
@@ -79,8 +81,11 @@ def _found(report: Report) -> Iterator[str]:
     """What came of it, the verdict's reasons first."""
     yield from sections(summary.budgets(report.budgets))
     yield from section("before and after", (*bars(report), *table(summary.before_and_after(report))))
+    if report.latency is not None:
+        yield from distributions(report.latency)
     if report.fidelity is not None:
         yield from sections((summary.fidelity(report.fidelity, verbose=True),))
+        yield from outputs(report.fidelity)
 
 
 def _foreseen(report: Report) -> Iterator[str]:

@@ -69,7 +69,11 @@ def layers(steps: Sequence[Step]) -> Iterator[str]:
     yield f"<thead><tr>{''.join(map(_head, columns))}</tr></thead><tbody>"
     for row in sorted(rows, key=lambda r: -r.layer.bytes_before):
         yield f"<tr>{''.join(_cell(column, row, most) for column in columns)}</tr>"
-    yield "</tbody></table></div></section>"
+    yield "</tbody></table></div>"
+    if any(r.layer.histogram for r in rows):
+        yield '<figure id="values" aria-live="polite"><figcaption class="faint">A click on a name, or Enter on it, '
+        yield "shows how the values of that weight are spread before and after.</figcaption></figure>"
+    yield "</section>"
 
 
 def _head(column: _Column) -> str:
@@ -81,6 +85,10 @@ def _head(column: _Column) -> str:
 def _cell(column: _Column, row: _Row, most: float) -> str:
     shown = text(words.safe(column.shown(row)))
     if column.kind == "name":
+        found = row.layer.histogram
+        if found is not None:
+            data = f"{found.low:g},{found.high:g};{_counts(found.before)};{_counts(found.after)}"
+            shown = f'<button type="button" data-h="{data}">{shown}</button>'
         return f'<th scope="row" class="name">{shown}{_bytes(row.layer, most)}</th>'
     if column.value is None:
         return f'<td class="{column.kind}">{shown}</td>' if column.kind else f"<td>{shown}</td>"
@@ -95,6 +103,10 @@ def _bytes(layer: LayerRecord, most: float) -> str:
         f'<span class="bytes" aria-hidden="true"><i class="before" style="width:{before}"></i>'
         f'<i class="after" style="width:{after}"></i></span>'
     )
+
+
+def _counts(counts: Sequence[int]) -> str:
+    return " ".join(map(str, counts))
 
 
 def _saved(layer: LayerRecord) -> int:

@@ -45,6 +45,44 @@
   search.addEventListener("input", filter);
   filter();
 
+  // How the values of the chosen weight are spread: outlines over bins of one width.
+  const values = document.getElementById("values");
+  const svg = (name, attributes, text) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+  const outline = (counts, most) => {
+    const width = 640 / counts.length;
+    const steps = counts.map((count, i) => `V${180 - (170 * count) / most}H${40 + (i + 1) * width}`);
+    return `M40,180${steps.join("")}V180`;
+  };
+  const spread = (name, data) => {
+    const [range, ...both] = data.split(";");
+    const [low, high] = range.split(",");
+    const [before, after] = both.map((counts) => counts.split(" ").map(Number));
+    const most = Math.max(1, ...before, ...after);
+    const title = `values of ${name}, before and after, from ${low} to ${high}`;
+    const drawn = svg("svg", { viewBox: "0 0 720 205", role: "img", "aria-label": title });
+    drawn.append(
+      svg("line", { x1: 40, x2: 680, y1: 180, y2: 180 }),
+      svg("path", { d: outline(before, most), class: "spread before" }),
+      svg("path", { d: outline(after, most), class: "spread after" }),
+      svg("text", { x: 40, y: 198, "text-anchor": "start" }, low),
+      svg("text", { x: 680, y: 198, "text-anchor": "end" }, high),
+    );
+    const caption = document.createElement("figcaption");
+    caption.textContent = title;
+    values.replaceChildren(caption, drawn);
+  };
+  body.addEventListener("click", ({ target }) => {
+    const button = target.closest("button[data-h]");
+    if (!button) return;
+    for (const row of rows) row.classList.toggle("chosen", row.contains(button));
+    spread(button.textContent, button.dataset.h);
+  });
+
   const drawing = document.getElementById("scatter");
   drawing?.addEventListener("click", ({ target }) => {
     if (target.tagName !== "circle") return;

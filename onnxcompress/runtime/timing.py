@@ -42,6 +42,7 @@ _MOST_REPEATS = 200
 _SURE_UNITS = 6  # the fewest that give a 95 % interval
 _FEWEST_UNITS = 3
 _SESSION_SPREAD = 0.025
+_SHOWN = 300  # pairs that are handed on as they are
 _NARROW, _WIDE = 0.02, 0.10  # width of the interval relative to the speedup
 
 
@@ -56,6 +57,7 @@ class Timing:
     speedup_low: float
     speedup_high: float
     seconds: float  # spent within calls
+    pairs_ms: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,9 @@ def _summary(turns: Sequence[_Turns], long: bool) -> Timing:
     original = [t for turn in turns for t in turn.original]
     compressed = [t for turn in turns for t in turn.compressed]
     spent = sum(t.seconds for t in turns)
-    return Timing(len(ratios), percentiles(original), percentiles(compressed), middle, low, high, spent)
+    chosen = [turns[i * len(turns) // _SHOWN] for i in range(_SHOWN)] if len(turns) > _SHOWN else turns
+    pairs = tuple((round(a, 6), round(b, 6)) for a, b in (t.medians for t in chosen))
+    return Timing(len(ratios), percentiles(original), percentiles(compressed), middle, low, high, spent, pairs)
 
 
 def percentiles(times: Sequence[float]) -> Percentiles:

@@ -62,12 +62,12 @@ def class_like(name: str, x: np.ndarray, producer: str | None = None) -> bool:
     return x.ndim == 2 and x.shape[-1] % 64 != 0 and not _unit_length(rows)
 
 
-def top1(x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
-    """Rows whose best class is the same in both, and rows in which the original has a best one."""
+def best_classes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best classes of both (rows,), of the rows in which the original has a best one."""
     x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     best = x.argmax(axis=-1)
     varied = x.min(axis=-1) < np.take_along_axis(x, best[:, None], axis=-1)[:, 0]
-    return int(np.count_nonzero((best == y.argmax(axis=-1)) & varied)), int(np.count_nonzero(varied))
+    return best[varied], y.argmax(axis=-1)[varied]
 
 
 def probabilities(rows: np.ndarray) -> bool:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxcompress.report import Fidelity, OutputFidelity
+from onnxcompress.report import CallFidelity, Fidelity, OutputFidelity
 from onnxcompress.stats import magnitudes as groups
 from onnxcompress.stats import scores
 from onnxcompress.stats.masks import kept_positions
+from onnxcompress.verify.samples import Samples, sqnr_db
 from onnxcompress.verify.sums import IDENTICAL_DB, Sums
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from onnxcompress.runtime.session import Port
 
+_WORST = 5  # calls that are named
 _BUFFER = 1 << 16  # elements gathered from small outputs before they are summed
 
 
@@ -46,6 +48,7 @@ class OutputMeter:
         self._agreeing = self._counted = 0
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._exact_error: float | None = None
+        self._samples = Samples()
 
     @property
     def bad(self) -> int:
@@ -58,8 +61,13 @@ class OutputMeter:
         """Whether this output is scores of classes; known after the first call."""
         return self._is_scores
 
-    def add(self, original: Any, compressed: Any, keep: np.ndarray | None = None) -> None:
-        """Add what one call gave; ``keep`` marks the positions ``(batch, time)`` that are no padding."""
+    def add(self, original: Any, compressed: Any, keep: np.ndarray | None = None) -> float:
+        """Add what one call gave; ``keep`` marks the positions ``(batch, time)`` that are no padding.
+
+        Returns:
+            SQNR of that call in decibels, NaN where it has no meaning.
+        """
+        found = math.nan
         for x, y in itertools.zip_longest(_pieces(original), _pieces(compressed)):
             if x is None or y is None:
                 self.mismatches += 1
@@ -68,8 +76,11 @@ class OutputMeter:
                 self._masked, x, y = True, x[keep], y[keep]
             if x.dtype.kind == "f" and y.dtype.kind == "f":
                 self._add_floats(x, y)
+                if x.shape == y.shape:
+                    found = sqnr_db(groups.without_masks(x), y)
             else:
                 self._add_exact(x, y)
+        return found
 
     def rows(self) -> tuple[OutputFidelity, ...]:
         """The figures of the whole output, and of its groups if it has several."""
@@ -80,7 +91,11 @@ class OutputMeter:
             sqnr, cosine = (IDENTICAL_DB, 1.0) if same else (math.nan, math.nan)
             peak = math.nan if self._exact_error is None else self._exact_error
             return (OutputFidelity(self.name, sqnr, cosine, peak, agreement),)
-        return (OutputFidelity(self.name, *self._sums.figures(), agreement), *self._group_rows(self._sums))
+        seen = self._samples
+        whole = OutputFidelity(
+            self.name, *self._sums.figures(), agreement, points=seen.points, confusions=seen.confusions
+        )
+        return (whole, *self._group_rows(self._sums))
 
     def _group_rows(self, sums: Sums) -> list[OutputFidelity]:
         found = groups.magnitude_groups(sums.rms()) if self._axis is not None else []
@@ -117,6 +132,7 @@ class OutputMeter:
             return
         if self._pending and (not x.ndim or self._axis == 0 or self._pending[-1][0].shape[1:] != x.shape[1:]):
             self._flush()
+        self._samples.add(x, y)
         self._pending.append((x, y) if x.ndim else (x.reshape(1), y.reshape(1)))
         if sum(p.size for p, _ in self._pending) >= _BUFFER:
             self._flush()
@@ -134,9 +150,10 @@ class OutputMeter:
         pairs, self._pending = self._pending, []
         x, y = pairs[0] if len(pairs) == 1 else (np.concatenate(side) for side in zip(*pairs, strict=True))
         if self._is_scores and x.size:
-            agreeing, counted = scores.top1(x, y)
-            self._agreeing += agreeing
-            self._counted += counted
+            one, two = scores.best_classes(x, y)
+            self._samples.classes(one, two)
+            self._agreeing += int(np.count_nonzero(one == two))
+            self._counted += len(one)
         axis, sums = self._axis, self._sums
         if sums is None or axis is None or axis >= x.ndim or x.shape[axis] != len(sums.xx):
             shape, sums = (1, 1, x.size), self._merge()
@@ -156,14 +173,19 @@ class FidelityMeter:
 
     def __init__(self, outputs: Sequence[Port], producers: Mapping[str, str]) -> None:
         self._meters = [OutputMeter(p.name, p.shape, producers.get(p.name)) for p in outputs]
+        self._worst: list[CallFidelity] = []
         self.samples = 0
 
     def add(self, feeds: Mapping[str, np.ndarray], original: Mapping[str, Any], compressed: Mapping[str, Any]) -> None:
         """Add what one call gave."""
         keep = kept_positions(feeds)
         self.samples += 1
-        for meter in self._meters:
-            meter.add(original[meter.name], compressed[meter.name], keep)
+        found = {m.name: m.add(original[m.name], compressed[m.name], keep) for m in self._meters}
+        known = {name: value for name, value in found.items() if not math.isnan(value)}
+        if known:
+            name = min(known, key=lambda n: known[n])
+            worst = [*self._worst, CallFidelity(self.samples, name, known[name])]
+            self._worst = sorted(worst, key=lambda c: (c.sqnr_db, c.call))[:_WORST]
 
     @property
     def bad(self) -> int:
@@ -195,6 +217,7 @@ class FidelityMeter:
             max_abs_error=_worst(max, [r.max_abs_error for r in rows]),
             agreement=min(agreements, default=None),
             outputs=rows,
+            worst_calls=tuple(self._worst) if self.samples > 1 else (),
         )
 
 

@@ -233,4 +233,5 @@ def _latency(timing: Timing, first: Session, second: Session, batch: int | None)
         speedup_high=timing.speedup_high,
         load_original_ms=first.load_ms,
         load_compressed_ms=second.load_ms,
+        pairs_ms=timing.pairs_ms,
     )
