@@ -114,13 +114,19 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
     return Result(report, compressed, found.passed)
 
 
+def tag_of(recipe: Recipe) -> str:
+    """What the result is called after the model's own name, as in ``{stem}.{tag}.onnx``."""
+    last = recipe.steps[-1]
+    return recipe.name or (last.tag if open_extents(recipe) is None else last.name)
+
+
 class _Run:
     def __init__(self, path: Path, recipe: Recipe, options: RunOptions) -> None:
         self.path = path
         self.recipe = recipe
         self.options = options
         self.source = Model.open(path)
-        self.target = target_of(path, self._tag(), options)
+        self.target = target_of(path, tag_of(recipe), options)
         require(options.device)
         self._refuse_unjudgeable()
         self.data, self.notes, self.judged = _data(self.source, options, run=options.verify)
@@ -132,10 +138,6 @@ class _Run:
         self.memory: dict[str, Any] = {}
         self.candidate = self.target.with_name(part)
         self.standing: Model | None = None
-
-    def _tag(self) -> str:
-        last = self.recipe.steps[-1]
-        return self.recipe.name or (last.tag if open_extents(self.recipe) is None else last.name)
 
     def _refuse_unjudgeable(self) -> None:
         names = set(self.recipe.budgets.asked) - {"max_size"}

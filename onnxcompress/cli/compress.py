@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onnxcompress.cli.flags import flat
-from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ModelPath, ReportFlags, WriteFlags
+from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -22,19 +22,19 @@ RecipeName = Annotated[
 @app.command("compress")
 @flat
 def compress(
-    model: ModelPath, recipe: RecipeName, steps: StepFlags, write: WriteFlags, budgets: BudgetFlags,
-    data: DataFlags, machine: MachineFlags, report: ReportFlags,
+    context: typer.Context, models: ModelPaths, recipe: RecipeName, steps: StepFlags, write: WriteFlags,
+    budgets: BudgetFlags, data: DataFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
 ) -> None:  # fmt: skip
     """Run the steps of a recipe, and hold the result to its budgets.
 
     Budgets given as options replace those of the recipe.
     """
-    from onnxcompress.cli.work import run_recipe
+    from onnxcompress.cli.batch import Asked, run_models
     from onnxcompress.recipe import Recipe
 
     found = Recipe.from_toml(Path(recipe)) if _is_file(recipe) else Recipe.ready(recipe)
     found = dataclasses.replace(found, budgets=budgets.budgets(found.budgets))
-    run_recipe(model, found, write, data, machine, report, steps)
+    run_models(context, models, Asked(found, write, data, machine, report, steps), jobs)
 
 
 def _is_file(recipe: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxcompress.cli.batch import Asked, run_models
 from onnxcompress.cli.flags import flat
-from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ModelPath, ReportFlags, WriteFlags
-from onnxcompress.cli.work import run_recipe
+from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
 from onnxcompress.passes.base import Pass, find_pass
 from onnxcompress.recipe import Recipe
 
@@ -44,11 +44,11 @@ def app_of(name: str) -> typer.Typer:
     kind = find_pass(name)
 
     def command(
-        model: ModelPath, options: Any, prepared: Prepared, write: WriteFlags, budgets: BudgetFlags,
-        data: DataFlags, machine: MachineFlags, report: ReportFlags,
+        context: typer.Context, models: ModelPaths, options: Any, prepared: Prepared, write: WriteFlags,
+        budgets: BudgetFlags, data: DataFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
     ) -> None:  # fmt: skip
         recipe = Recipe.of((*prepared.steps(), options), budgets.budgets())
-        run_recipe(model, recipe, write, data, machine, report)
+        run_models(context, models, Asked(recipe, write, data, machine, report), jobs)
 
     command.__annotations__ |= {"options": kind, "prepared": Unprepared if name == _SIMPLIFY else Prepared}
     app = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from onnxcompress.verify.budgets import Budgets
 
 _SUFFIXES = (".html", ".md", ".json")
+STEM = "{stem}"  # in the name of a report: that of the model, without its suffix
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model; it is never changed.")]
+ModelPaths = Annotated[
+    list[Path],
+    typer.Argument(metavar="MODEL", help="The ONNX model, or several, or folders of them; they are never changed."),
+]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,11 @@ class ReportFlags:
             raise UsageError("--junit writes XML", "Give a file with that suffix, such as --junit checks.xml.")
         if len({p.resolve() for p in self.files()}) < len(self.files()):
             raise UsageError("two reports would go to the same file", "Give each a name of its own.")
+
+    def named(self, stem: str) -> ReportFlags:
+        """These flags for a model of that name, put in place of ``{stem}``."""
+        fill = {p: p.with_name(p.name.replace(STEM, stem)) for p in (*self.report, self.junit) if p is not None}
+        return dataclasses.replace(self, report=[fill[p] for p in self.report], junit=self.junit and fill[self.junit])
 
     def files(self) -> tuple[Path, ...]:
         """The files that the report is written to."""
@@ -170,6 +180,15 @@ class MachineFlags:
             UsageError: it is no size.
         """
         return quantities.bytes_of(self.max_memory, "--max-memory")
+
+
+@dataclass(frozen=True)
+class JobFlags:
+    """How several models share the machine."""
+
+    jobs: Annotated[
+        int, Option("--jobs", min=1, help="Of several models, so many at once; times are measured less surely then.")
+    ] = 1
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,10 @@ def write_reports(result: Result, report: ReportFlags, *, dry_run: bool = False)
             text = junit(result.report)
         else:
             text = json.dumps(result.report.to_json(), indent=2, allow_nan=False) + "\n"
-        _replace(path, text)
+        write_whole(path, text)
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file beside its place, and put it there; a link stays one, and a device or a pipe is written to.
 
     Raises:

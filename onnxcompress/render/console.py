@@ -58,7 +58,7 @@ class Page:
             blocks = plan(report) if dry_run else summary(report, verbose=self._verbose)
             self._blocks([*blocks, *_written(report, path, passed=passed)])
             self.line("")
-        self.line(_said(closing.closing(report, path, passed=passed, dry_run=dry_run)))
+        self.line(for_people(closing.closing(report, path, passed=passed, dry_run=dry_run)))
 
     def line(self, text: str) -> None:
         """Show one line. A reader that went away (``| head``) does not change what the run came to."""
@@ -70,10 +70,10 @@ class Page:
         if on_terminal(self._out) and not os.environ.get("NO_COLOR"):
             _show(blocks, self._out)
         else:
-            self.line(_said(plain.text(blocks)))
+            self.line(for_people(plain.text(blocks)))
 
 
-def _said(text: str) -> str:
+def for_people(text: str) -> str:
     """Text that is for people, so that nothing in it is taken for a command to the job."""
     return ci.harmless(text) if ci.in_actions() else text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxcompress.render.console import Page
+from onnxcompress.render.console import Page, for_people
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,3 +22,9 @@ class BlocksPage(Page):
             self._blocks(blocks)
             self.line("")
         self.line(last)
+
+    def one(self, page: Sequence[str], line: str) -> None:
+        """Show what came of one of several, where no bar does: its page, if it has one, and a line."""
+        if not self._quiet and self._bar is None:
+            for shown in (*page, line):
+                self.line(for_people(shown))
