@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from onnxcompress.cli.streams import stdout_taken
 from onnxcompress.cli.verbs import verbs
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
 from onnxcompress.version import __version__
@@ -87,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         code = _tell(problem, arguments)
     if code == _INTERRUPTED:
-        _say("interrupted", "The output is as it was before.", arguments)
+        _say("interrupted", "Outputs that were not finished are as they were before.", arguments)
     _flush()
     return code if isinstance(code, int) else 0
 
@@ -132,9 +133,8 @@ def _say(message: str, hint: str, arguments: Sequence[str]) -> None:
 
     sys.stderr.write(f"error: {safe(message)}\n" + (f"hint: {safe(hint)}\n" if hint else ""))
     sys.stderr.flush()
-    stdout_taken = "-" in arguments or "--json=-" in arguments
     with contextlib.suppress(OSError, AttributeError):  # standard output may be closed, full, or gone
-        (sys.stderr if stdout_taken else sys.stdout).write(broken(message) + "\n")
+        (sys.stderr if stdout_taken(arguments) else sys.stdout).write(broken(message) + "\n")
 
 
 def _flush() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from onnxcompress.cli import children, command_line
+from onnxcompress.cli import children, command_line, streams
 from onnxcompress.cli.models import Job, jobs_of, several
 from onnxcompress.cli.options import DataFlags, JobFlags, MachineFlags, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
@@ -56,9 +56,11 @@ def run_models(context: Any, models: Sequence[Path], asked: Asked, flags: JobFla
     """
     write, data, report = asked.write, asked.data, asked.report
     if not several(models):
-        run_recipe(models[0], asked.recipe, write, data, asked.machine, report.named(models[0].stem), asked.steps)
+        run_recipe(
+            models[0], asked.recipe, write, data, asked.machine, report.named(streams.stem(models[0])), asked.steps
+        )
         return
-    if Path("-") in models:
+    if streams.DASH in models:
         raise UsageError("standard input is one model, and there are others", "Run it by itself.")
     jobs = jobs_of(models, tag_of(asked.recipe), write.output, report)
     data.options(write.eval_data)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Option
 
+from onnxcompress.cli import streams
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import ModelPath
 from onnxcompress.cli.tables import PageFlags
@@ -70,7 +72,9 @@ def inspect(model: ModelPath, look: LookFlags, page: PageFlags) -> None:
 
     page.check(model)
     view = BlocksPage(quiet=page.quiet, verbose=page.verbose, stdout_taken=page.json == "-")
-    with contextlib.closing(view):
-        found = look_at(model, look.options(view))
+    with contextlib.closing(view), streams.reading(model) as source:
+        found = look_at(source, look.options(view))
+        if model == streams.DASH:
+            found = dataclasses.replace(found, model=streams.named(found.model))
         page.write(found.to_json())
         view.show(look.shown(found, verbose=page.verbose), closing(found, model))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onnxcompress.cli.streams import DASH
 from onnxcompress.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, help="Write and check recipes.", no_args_is_help=True)
@@ -75,7 +76,7 @@ def check(
 
 
 def _write(text: str, output: Path | None, *, force: bool) -> None:
-    if output is None:
+    if output is None or output == DASH:
         typer.echo(text, nl=False)
         return
     if output.exists() and not force:

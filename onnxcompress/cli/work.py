@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from onnxcompress.cli import streams
 from onnxcompress.cli.options import DataFlags, MachineFlags, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
 from onnxcompress.compress import Result, RunOptions, compress
@@ -34,11 +35,12 @@ def run_recipe(
 ) -> None:
     """Run the recipe on the model, show what came of it, and exit with 1 if it did not pass."""
     report.check(model, write.output, write.eval_data, data.data, data.labels, data.tokenizer)
-    with opened(report) as page:
-        options = run_options(page, data, machine, write)
+    taken = write.output == streams.DASH
+    with opened(report, stdout_taken=taken) as page, streams.opened(model, write, report, steps) as files:
+        options = run_options(page, data, machine, files.write)
         if steps is not None:
             options = dataclasses.replace(options, keep_steps=steps.keep_steps, check_steps=steps.check_steps)
-        result = compress(model, recipe, options)
+        result = files.deliver(compress(files.model, recipe, options))
         show(page, result, report, dry_run=write.dry_run)
 
 
@@ -63,9 +65,9 @@ def run_options(page: Page, data: DataFlags, machine: MachineFlags, write: Write
 
 
 @contextlib.contextmanager
-def opened(report: ReportFlags) -> Iterator[Page]:
+def opened(report: ReportFlags, *, stdout_taken: bool = False) -> Iterator[Page]:
     """The page of a verb, closed whatever happens, so that no bar stays on the terminal."""
-    page = Page(quiet=report.quiet, verbose=report.verbose, stdout_taken=report.json == "-")
+    page = Page(quiet=report.quiet, verbose=report.verbose, stdout_taken=stdout_taken or report.json == "-")
     try:
         yield page
     finally:
