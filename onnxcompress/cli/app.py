@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from onnxcompress.cli import completion
 from onnxcompress.cli.streams import stdout_taken
 from onnxcompress.cli.verbs import verbs
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
@@ -36,6 +37,13 @@ class _Verbs(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands.update({verb.name: verb.command() for verb in verbs()})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What is left for the verb; a request for the shell's part of completion ends here."""
+        if not ctx.resilient_parsing and completion.requested(args):
+            completion.give(args)
+            raise typer.Exit
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -76,6 +84,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    completion.prepare()
     sys.exit(run(sys.argv[1:]))
 
 

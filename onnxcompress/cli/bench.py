@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Option
 
+from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import DataFlags
 from onnxcompress.cli.tables import PageFlags, check_csv, put
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 Models = Annotated[
-    list[Path], typer.Argument(metavar="MODEL", help="The ONNX models; the first is what others are compared with.")
+    list[Path],
+    typer.Argument(
+        metavar="MODEL",
+        help="The ONNX models; the first is what others are compared with.",
+        autocompletion=completion.models,
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
@@ -15,7 +16,12 @@ from onnxcompress.cli.steps import StepFlags
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 RecipeName = Annotated[
     str,
-    typer.Option("--recipe", metavar="FILE|NAME", help="A recipe.toml, or the name of a recipe that ships with it."),
+    typer.Option(
+        "--recipe",
+        metavar="FILE|NAME",
+        help="A recipe.toml, or the name of a recipe that ships with it.",
+        autocompletion=completion.recipes,
+    ),
 ]
 
 

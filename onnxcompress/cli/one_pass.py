@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from onnxcompress.cli.batch import Asked, run_models
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
 from onnxcompress.passes.base import Pass, find_pass
-from onnxcompress.recipe import Recipe
 
 _SIMPLIFY = "simplify"
 
@@ -47,6 +45,10 @@ def app_of(name: str) -> typer.Typer:
         context: typer.Context, models: ModelPaths, options: Any, prepared: Prepared, write: WriteFlags,
         budgets: BudgetFlags, data: DataFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
     ) -> None:  # fmt: skip
+        # Not needed for the help, nor by the shell that completes options.
+        from onnxcompress.cli.batch import Asked, run_models
+        from onnxcompress.recipe import Recipe
+
         recipe = Recipe.of((*prepared.steps(), options), budgets.budgets())
         run_models(context, models, Asked(recipe, write, data, machine, report), jobs)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer import Option
 
-from onnxcompress.cli import quantities
+from onnxcompress.cli import completion, quantities
 from onnxcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".html", ".md", ".json")
 STEM = "{stem}"  # in the name of a report: that of the model, without its suffix
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model; it is never changed.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The ONNX model; it is never changed.", autocompletion=completion.models)
+]
 ModelPaths = Annotated[
     list[Path],
-    typer.Argument(metavar="MODEL", help="The ONNX model, or several, or folders of them; they are never changed."),
+    typer.Argument(
+        metavar="MODEL",
+        help="The ONNX model, or several, or folders of them; they are never changed.",
+        autocompletion=completion.models,
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onnxcompress.cli import completion
 from onnxcompress.cli.streams import DASH
 from onnxcompress.errors import UsageError
 
@@ -37,7 +38,7 @@ def list_(debug: Debug = False) -> None:  # noqa: ARG001 - main reads it
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="The ready recipe.")],
+    name: Annotated[str, typer.Argument(help="The ready recipe.", autocompletion=completion.ready_recipes)],
     debug: Debug = False,  # noqa: ARG001 - main reads it
 ) -> None:
     """Print a ready recipe as it is."""
@@ -49,7 +50,10 @@ def show(
 @app.command()
 def init(
     name: Annotated[
-        str | None, typer.Argument(help="The ready recipe to start from; by default they are listed.")
+        str | None,
+        typer.Argument(
+            help="The ready recipe to start from; by default they are listed.", autocompletion=completion.ready_recipes
+        ),
     ] = None,
     output: Output = None,
     force: Force = False,
@@ -64,7 +68,9 @@ def init(
 
 @app.command()
 def check(
-    recipe: Annotated[Path, typer.Argument(metavar="FILE", help="The recipe to check.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The recipe to check.", autocompletion=completion.recipe_files)
+    ],
     debug: Debug = False,  # noqa: ARG001 - main reads it
 ) -> None:
     """Check a recipe without running it."""

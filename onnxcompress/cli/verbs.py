@@ -19,6 +19,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from onnxcompress.cli import completion
+
 _PASSES = Path(__file__).parents[1] / "passes"
 _GROUP = "onnxcompress.passes"
 _PASS = re.compile(
@@ -37,6 +39,7 @@ class Verb:
     name: str
     summary: str
     load: Callable[[], typer.Typer]
+    of_pass: bool = False
 
     def command(self) -> TyperCommand:
         """The command as Typer lists it."""
@@ -48,11 +51,22 @@ class _Deferred(TyperCommand):
         super().__init__(verb.name, help=verb.summary, short_help=verb.summary, rich_markup_mode=None)
         self._verb = verb
 
-    def make_context(self, *args: Any, **settings: Any) -> Any:
-        """The context of the command itself, which its invocation and its help go by."""
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the command itself, which its invocation and its help go by.
+
+        To load a pass takes longer than a person likes to wait for models to be completed, so that is done without.
+        """
+        completes = extra.get("resilient_parsing", False) and self._verb.of_pass
+        if completes and not (args and args[-1].startswith("-")):
+            command = completion.of_models(self._loaded)
+        else:
+            command = self._loaded()
+        return command.make_context(info_name, args, parent, **extra)
+
+    def _loaded(self) -> Any:
         command = typer.main.get_command(self._verb.load())
         command.name = self.name
-        return command.make_context(*args, **settings)
+        return command
 
 
 def verbs() -> Iterator[Verb]:
@@ -71,13 +85,13 @@ def pass_verbs() -> Iterator[Verb]:
     """One verb for each pass of this package and of others."""
     for path in sorted(_PASSES.glob("*.py")):
         for found in _PASS.finditer(path.read_text(encoding="utf-8")):
-            yield Verb(found["name"], found["summary"], _pass(found["name"]))
+            yield Verb(found["name"], found["summary"], _pass(found["name"]), of_pass=True)
     if _others():
         from importlib.metadata import entry_points
 
         for entry in sorted(entry_points(group=_GROUP), key=lambda e: e.name):
             source = entry.dist.name if entry.dist else entry.value
-            yield Verb(entry.name, f"A pass of the package {source}.", _pass(entry.name))
+            yield Verb(entry.name, f"A pass of the package {source}.", _pass(entry.name), of_pass=True)
 
 
 def _others() -> bool:

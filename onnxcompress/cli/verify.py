@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ReportFlags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-Original = Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model as it was.")]
-Compressed = Annotated[Path, typer.Argument(metavar="COMPRESSED", help="The model to judge.")]
+Original = Annotated[
+    Path, typer.Argument(metavar="ORIGINAL", help="The model as it was.", autocompletion=completion.models)
+]
+Compressed = Annotated[
+    Path, typer.Argument(metavar="COMPRESSED", help="The model to judge.", autocompletion=completion.models)
+]
 
 
 @app.command("verify")
