@@ -7,7 +7,6 @@ it to the shell, which offers files then.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +105,8 @@ def of_models(load: Callable[[], Any]) -> Any:
 
 
 def _paths(incomplete: str, suffix: str) -> list[str]:
+    import shlex
+
     found = list(_within(incomplete, suffix))
     for _ in range(_DEEPEST):
         if len(found) != 1 or not found[0].endswith("/"):

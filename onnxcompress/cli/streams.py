@@ -7,7 +7,6 @@ import dataclasses
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +81,8 @@ def opened(model: Path, write: WriteFlags, report: ReportFlags, steps: StepFlags
         raise UsageError("a model from standard input has no folder to write beside", "Give -o FILE, or -o -.")
     if piped_out:
         _refuse_output(write, report, steps)
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder, reading(model) as source:
-        output = Path(folder) / "stdout.onnx" if piped_out else write.output
+    with _scratch() as folder, reading(model) as source:
+        output = folder / "stdout.onnx" if piped_out else write.output
         yield Streams(source, dataclasses.replace(write, output=output), piped_in, piped_out)
 
 
@@ -98,8 +97,8 @@ def reading(model: Path) -> Iterator[Path]:
     if model != DASH:
         yield model
         return
-    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-        path = Path(folder) / "stdin.onnx"
+    with _scratch() as folder:
+        path = folder / "stdin.onnx"
         try:
             _spool(path)
             yield path
@@ -116,6 +115,14 @@ def named(facts: ModelFacts) -> ModelFacts:
 def stem(model: Path) -> str:
     """What reports of a model are called by."""
     return "stdin" if model == DASH else model.stem
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    import tempfile  # which the help of all verbs need not wait for
+
+    with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
+        yield Path(folder)
 
 
 def _spool(path: Path) -> None:
