@@ -13,6 +13,7 @@ from typer import Option
 
 from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import DataFlags
 from onnxcompress.cli.tables import PageFlags, check_csv, put
 from onnxcompress.errors import UsageError
@@ -88,7 +89,7 @@ def counts(text: str | None, name: str) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@app.command("bench")
+@app.command("bench", cls=Command)
 @flat
 def bench(models: Models, settings: SettingFlags, data: DataFlags, page: PageFlags) -> None:
     """Measure latency, throughput, load time and peak memory of models, all in turns, on several settings."""

@@ -10,6 +10,7 @@ import typer
 
 from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
 
@@ -25,11 +26,11 @@ RecipeName = Annotated[
 ]
 
 
-@app.command("compress")
+@app.command("compress", cls=Command)
 @flat
 def compress(
-    context: typer.Context, models: ModelPaths, recipe: RecipeName, steps: StepFlags, write: WriteFlags,
-    budgets: BudgetFlags, data: DataFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
+    context: typer.Context, models: ModelPaths, recipe: RecipeName, steps: StepFlags, data: DataFlags,
+    write: WriteFlags, budgets: BudgetFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
 ) -> None:  # fmt: skip
     """Run the steps of a recipe, and hold the result to its budgets.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.tables import PageFlags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -17,7 +18,7 @@ Measure = Annotated[
 ]
 
 
-@app.command("doctor")
+@app.command("doctor", cls=Command)
 @flat
 def doctor(page: PageFlags, measure: Measure = True) -> None:
     """Show versions, processor features, providers, memory, threads and fast forms of this machine, and advice."""

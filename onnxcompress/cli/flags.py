@@ -12,10 +12,11 @@ line of a pass *is* the pass, and no second place has to be kept in step.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, cast, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -82,11 +83,22 @@ def _parameters(kind: type) -> list[inspect.Parameter]:
     found = []
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
-        annotation = hint if get_origin(hint) is Annotated else option(item, hint)
+        annotation = _grouped(hint if get_origin(hint) is Annotated else option(item, hint), kind)
         found.append(
             inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=annotation)
         )
     return found
+
+
+def _grouped(annotation: Any, kind: type) -> Any:
+    """The annotation with the group of options that it stands in on the help: its own, or that of its dataclass."""
+    panel = getattr(kind, "panel", None)
+    hint, told = get_args(annotation)
+    if panel is None or told.rich_help_panel is not None:
+        return annotation
+    told = copy.copy(told)
+    told.rich_help_panel = panel
+    return Annotated[hint, told]
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:

@@ -12,6 +12,7 @@ from typer import Option
 
 from onnxcompress.cli import streams
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import ModelPath
 from onnxcompress.cli.tables import PageFlags
 from onnxcompress.errors import UsageError
@@ -59,7 +60,7 @@ class LookFlags:
         return inspection.blocks(found, verbose=verbose)
 
 
-@app.command("inspect")
+@app.command("inspect", cls=Command)
 @flat
 def inspect(model: ModelPath, look: LookFlags, page: PageFlags) -> None:
     """Show what is in a model: size, work, memory, values of its tensors, and what each verb could do to it.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
 from onnxcompress.passes.base import Pass, find_pass
 
@@ -42,8 +43,8 @@ def app_of(name: str) -> typer.Typer:
     kind = find_pass(name)
 
     def command(
-        context: typer.Context, models: ModelPaths, options: Any, prepared: Prepared, write: WriteFlags,
-        budgets: BudgetFlags, data: DataFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
+        context: typer.Context, models: ModelPaths, options: Any, prepared: Prepared, data: DataFlags,
+        write: WriteFlags, budgets: BudgetFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
     ) -> None:  # fmt: skip
         # Not needed for the help, nor by the shell that completes options.
         from onnxcompress.cli.batch import Asked, run_models
@@ -54,7 +55,7 @@ def app_of(name: str) -> typer.Typer:
 
     command.__annotations__ |= {"options": kind, "prepared": Unprepared if name == _SIMPLIFY else Prepared}
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app.command(name, help=_paragraph(kind))(flat(command))
+    app.command(name, cls=Command, help=_paragraph(kind))(flat(command))
     return app
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 from typer import Option
@@ -27,7 +27,7 @@ ModelPaths = Annotated[
     list[Path],
     typer.Argument(
         metavar="MODEL",
-        help="The ONNX model, or several, or folders of them; they are never changed.",
+        help="The ONNX model, or several, or folders of them; - is standard input. They are never changed.",
         autocompletion=completion.models,
     ),
 ]
@@ -37,9 +37,16 @@ ModelPaths = Annotated[
 class WriteFlags:
     """What becomes of the result."""
 
-    output: Annotated[Path | None, Option("-o", "--output", help="The file to write; by default beside the model.")] = (
-        None
-    )
+    panel: ClassVar[str] = "Output"
+
+    output: Annotated[
+        Path | None,
+        Option(
+            "-o",
+            "--output",
+            help="The file to write, - for standard output, a folder for several models; by default beside the model.",
+        ),
+    ] = None
     force: Annotated[bool, Option("--force", help="Overwrite the output if it exists.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Show the plan with predicted sizes and write nothing.")] = False
     no_verify: Annotated[
@@ -47,7 +54,11 @@ class WriteFlags:
     ] = False
     eval_data: Annotated[
         Path | None,
-        Option("--eval-data", help="Inputs to judge the result on, which --labels belong to; by default --data."),
+        Option(
+            "--eval-data",
+            help="Inputs to judge the result on, which --labels belong to; by default --data.",
+            rich_help_panel="Data",
+        ),
     ] = None
 
 
@@ -55,12 +66,18 @@ class WriteFlags:
 class ReportFlags:
     """Where the report goes, and how much is said."""
 
+    panel: ClassVar[str] = "Reports and messages"
+
     json: Annotated[
         str | None, Option("--json", metavar="PATH|-", help="Write the report as JSON; - is standard output.")
     ] = None
     report: Annotated[
         list[Path],
-        Option("--report", metavar="PATH", help="Write the report to a file: .html, .md or .json; may be repeated."),
+        Option(
+            "--report",
+            metavar="PATH",
+            help="Write the report to a file: .html, .md or .json; {stem} in its name is the model's. May be repeated.",
+        ),
     ] = dataclasses.field(default_factory=list)
     junit: Annotated[Path | None, Option("--junit", help="Write checks and budgets as a JUnit .xml file.")] = None
     quiet: Annotated[bool, Option("-q", "--quiet", help="Print the last line only.")] = False
@@ -118,6 +135,8 @@ class ReportFlags:
 class DataFlags:
     """What the model is calibrated and evaluated on."""
 
+    panel: ClassVar[str] = "Data"
+
     data: Annotated[
         Path | None,
         Option("--data", help="Real inputs: a folder of .npz calls, one .npz, images, or a text file."),
@@ -170,6 +189,8 @@ class DataFlags:
 class MachineFlags:
     """Where it runs."""
 
+    panel: ClassVar[str] = "Machine"
+
     device: Annotated[Literal["cpu", "cuda"], Option("--device", help="Where the models run.")] = "cpu"
     threads: Annotated[
         int | None, Option("--threads", min=1, help="Threads of the runtime; its choice by default.")
@@ -192,6 +213,8 @@ class MachineFlags:
 class JobFlags:
     """How several models share the machine."""
 
+    panel: ClassVar[str] = "Machine"
+
     jobs: Annotated[
         int, Option("--jobs", min=1, help="Of several models, so many at once; times are measured less surely then.")
     ] = 1
@@ -200,6 +223,8 @@ class JobFlags:
 @dataclass(frozen=True)
 class BudgetFlags:
     """What the result must hold; otherwise the exit code is 1 and the output is not put in place."""
+
+    panel: ClassVar[str] = "Budgets"
 
     max_drop: Annotated[
         str | None,

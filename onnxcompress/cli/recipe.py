@@ -9,16 +9,19 @@ from typing import Annotated
 import typer
 
 from onnxcompress.cli import completion
+from onnxcompress.cli.help import Command, Group
 from onnxcompress.cli.streams import DASH
 from onnxcompress.errors import UsageError
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, help="Write and check recipes.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, rich_markup_mode=None, add_completion=False, help="Write and check recipes.", no_args_is_help=True
+)
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The file to write; by default standard output.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def schema(output: Output = None, force: Force = False, debug: Debug = False) -> None:  # noqa: ARG001 - main reads debug
     """Print the JSON Schema of recipes, for editors and checks."""
     from onnxcompress.recipe import json_schema
@@ -26,9 +29,9 @@ def schema(output: Output = None, force: Force = False, debug: Debug = False) ->
     _write(json.dumps(json_schema(), indent=2) + "\n", output, force=force)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(debug: Debug = False) -> None:  # noqa: ARG001 - main reads it
-    """List the recipes that come with the package, each with what it is for."""
+    """List the ready recipes, each with what it is for."""
     from onnxcompress.recipe import ready_names, ready_text
 
     for name in ready_names():
@@ -36,7 +39,7 @@ def list_(debug: Debug = False) -> None:  # noqa: ARG001 - main reads it
         typer.echo(f"{name:<14}{first}")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Annotated[str, typer.Argument(help="The ready recipe.", autocompletion=completion.ready_recipes)],
     debug: Debug = False,  # noqa: ARG001 - main reads it
@@ -47,7 +50,7 @@ def show(
     typer.echo(ready_text(name), nl=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def init(
     name: Annotated[
         str | None,
@@ -66,7 +69,7 @@ def init(
     _write(text, output, force=force)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     recipe: Annotated[
         Path, typer.Argument(metavar="FILE", help="The recipe to check.", autocompletion=completion.recipe_files)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import DataFlags, MachineFlags, ModelPath, ReportFlags
 from onnxcompress.errors import UsageError
 
@@ -56,7 +57,7 @@ class RankingFlags:
         )  # fmt: skip
 
 
-@app.command("sensitivity")
+@app.command("sensitivity", cls=Command)
 @flat
 def sensitivity(
     model: ModelPath, ranking: RankingFlags, data: DataFlags, machine: MachineFlags, report: ReportFlags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -11,6 +11,8 @@ import typer
 @dataclass(frozen=True)
 class StepFlags:
     """What happens between steps."""
+
+    panel: ClassVar[str] = "Steps"
 
     keep_steps: Annotated[
         bool, typer.Option("--keep-steps", help="Keep the models between steps, and take up those of an earlier run.")

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from typer import Option
 
@@ -18,6 +18,8 @@ from onnxcompress.errors import UsageError
 @dataclass(frozen=True)
 class PageFlags:
     """How much is said, and where the values go."""
+
+    panel: ClassVar[str] = "Reports and messages"
 
     json: Annotated[
         str | None, Option("--json", metavar="PATH|-", help="Write the values as JSON; - is standard output.")

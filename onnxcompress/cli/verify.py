@@ -9,6 +9,7 @@ import typer
 
 from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import BudgetFlags, DataFlags, MachineFlags, ReportFlags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -20,7 +21,7 @@ Compressed = Annotated[
 ]
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 @flat
 def verify(
     original: Original, compressed: Compressed, budgets: BudgetFlags, data: DataFlags,

@@ -1,0 +1,92 @@
+"""Examples for the help of each command: a command line, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    """One command line, as it is typed."""
+
+    line: str
+    says: str
+
+
+EXAMPLES: Mapping[str, tuple[Example, ...]] = {
+    "quantize": (
+        Example("onnxcompress quantize model.onnx", "Weights of 8 bits, verified on synthetic inputs."),
+        Example(
+            "onnxcompress quantize model.onnx --data calls --min-sqnr 25 --max-size 27%",
+            "With calibration data and budgets: exit code 1 where they do not hold.",
+        ),
+        Example(
+            "onnxcompress quantize models -o small --jobs 2 --report '{stem}.html'",
+            "Every model of a folder, two at a time, each with a report of its own.",
+        ),
+        Example("onnxcompress quantize - -o - < model.onnx > small.onnx", "Through a pipe."),
+    ),
+    "prune": (
+        Example(
+            "onnxcompress prune model.onnx --data calls --sparsity 0.7",
+            "Seven of ten weights go; the file stores the others.",
+        ),
+        Example(
+            "onnxcompress prune model.onnx --data calls --structure all --min-speedup 1.5",
+            "Channels, neurons and heads are cut out, as few as that speed needs.",
+        ),
+    ),
+    "factorize": (
+        Example(
+            "onnxcompress factorize model.onnx --data calls --params 0.6",
+            "Six of ten parameters stay in the layers that become products.",
+        ),
+        Example(
+            "onnxcompress factorize model.onnx --data calls --min-sqnr 20",
+            "As much goes as that fidelity allows.",
+        ),
+    ),
+    "simplify": (
+        Example("onnxcompress simplify model.onnx -o clean.onnx", "The same function in fewer nodes."),
+        Example("onnxcompress simplify *.onnx -o clean --no-verify", "Several models, results in a folder."),
+    ),
+    "compress": (
+        Example("onnxcompress compress model.onnx --recipe encoder --data calls", "A recipe that ships with the tool."),
+        Example(
+            "onnxcompress compress model.onnx --recipe mine.toml --keep-steps",
+            "One of your own; the models between its steps are kept.",
+        ),
+    ),
+    "verify": (
+        Example("onnxcompress verify model.onnx model.int8.onnx", "Fidelity, latency and size, on synthetic inputs."),
+        Example(
+            "onnxcompress verify a.onnx b.onnx --min-cosine 0.999 --junit checks.xml",
+            "Held to a budget, with the verdict for a build server.",
+        ),
+    ),
+    "sensitivity": (
+        Example(
+            "onnxcompress sensitivity model.onnx --data calls --bits 4 --seconds 60",
+            "Which layers bear 4 bits least, and what to exclude.",
+        ),
+    ),
+    "inspect": (
+        Example("onnxcompress inspect model.onnx", "One page: size, work, memory, layers, prospects."),
+        Example("onnxcompress inspect model.onnx --layers --sort macs --top 20", "The layers that compute most."),
+    ),
+    "bench": (
+        Example(
+            "onnxcompress bench model.onnx model.int8.onnx --threads 1,4 --batch 1,8",
+            "Both models on four settings, in turns.",
+        ),
+        Example("onnxcompress bench model.onnx --profile --csv -", "Where the time goes; rows to standard output."),
+    ),
+    "doctor": (Example("onnxcompress doctor --json machine.json", "What is fast here, for people and for programs."),),
+    "recipe": (Example("onnxcompress recipe list", "The recipes that ship with the tool."),),
+    "recipe list": (Example("onnxcompress recipe list", "Their names, and what each is for."),),
+    "recipe show": (Example("onnxcompress recipe show edge-cnn", "Its steps, with comments."),),
+    "recipe init": (Example("onnxcompress recipe init fast -o mine.toml", "A recipe to change."),),
+    "recipe check": (Example("onnxcompress recipe check mine.toml", "Errors with their lines; nothing runs."),),
+    "recipe schema": (Example("onnxcompress recipe schema -o recipe.schema.json", "For an editor."),),
+}
