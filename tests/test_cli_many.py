@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -177,7 +178,7 @@ def test_what_is_refused_before_anything_runs(
     assert app.run(["quantize", *arguments]) == 2
     out, err = capsys.readouterr()
     assert [line.split(":")[0] for line in err.splitlines()][:2] == ["error", "hint"]
-    assert last(err if "-" in arguments[-1:] else out).startswith(FAILED)
+    assert last(err if arguments[-2:] == ["-o", "-"] else out).startswith(FAILED)
     assert set(folder.rglob("*")) == before
 
 
@@ -254,3 +255,19 @@ def test_an_interruption_ends_all_models(tmp_path: Path) -> None:
         not [name for name in files(tmp_path / "out") if name.startswith(".")] if (tmp_path / "out").exists() else True
     )
     assert running(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo terminals here")
+def test_a_job_on_a_terminal_gets_no_control_codes(tmp_path: Path) -> None:
+    write(perceptron(), tmp_path / "m.onnx")
+    master, slave = os.openpty()
+    with os.fdopen(master, "rb", buffering=0) as screen, os.fdopen(slave, "wb") as terminal:
+        done = subprocess.run(
+            [sys.executable, "-m", "onnxcompress", "quantize", "m.onnx", "--no-verify"],
+            cwd=tmp_path, stdout=terminal, stderr=terminal, check=False,
+            env=os.environ | {"CI": "true", "TERM": "xterm"},
+        )  # fmt: skip
+        assert done.returncode == 0
+        shown = screen.read(65536)
+    assert b"onnxcompress: PASSED" in shown
+    assert b"\x1b" not in shown

@@ -17,6 +17,7 @@ from onnxcompress.progress import Silent
 from onnxcompress.render import console
 from onnxcompress.render.closing import broken, closing
 from onnxcompress.render.console_progress import LateProgress
+from onnxcompress.render.line_progress import LineProgress
 from onnxcompress.report import BudgetResult
 from tests.sample_report import layer, report, step
 
@@ -113,8 +114,48 @@ def test_the_closing_line_names_what_failed() -> None:
     assert line == "onnxcompress: FAILED min_sqnr 25.1 (limit 30): see m.rejected.onnx"
 
 
-def test_no_terminal_no_bar() -> None:
+def test_no_terminal_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
     assert isinstance(console.Page().progress, Silent)
+
+
+def test_a_job_gets_lines_and_no_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert isinstance(console.Page().progress, LateProgress)
+    monkeypatch.setenv("CI", "true")
+    page = console.Page()
+    assert isinstance(page.progress, LineProgress)
+    page.close()
+    assert isinstance(console.Page(quiet=True).progress, Silent)
+
+
+def test_long_work_is_a_plain_line_now_and_then() -> None:
+    stream = Terminal()
+    progress = LineProgress(stream, every_seconds=0.01)
+    progress.start("quantize", 3)
+    progress.advance("encoder\x1b[2J\n::error::/0")
+    deadline = time.monotonic() + 20
+    while not stream.getvalue().endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    progress.close()
+    said = stream.getvalue()
+    assert {line.rpartition(" (")[0] for line in said.splitlines()} <= {
+        "quantize: 0 %", "quantize: 33 %, encoder\\x1b[2J\\n::error::/0",
+    }  # fmt: skip
+    progress.advance("late")
+    assert stream.getvalue() == said
+
+
+def test_short_work_says_nothing_in_a_job() -> None:
+    stream = Terminal()
+    progress = LineProgress(stream, every_seconds=30)
+    progress.start("quantize", 2)
+    progress.advance("a")
+    progress.start("verify")
+    progress.close()
+    progress.close()
+    LineProgress(stream).close()
+    assert stream.getvalue() == ""
 
 
 def bar(patience: float) -> tuple[LateProgress, Terminal]:

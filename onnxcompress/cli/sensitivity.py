@@ -72,6 +72,7 @@ def sensitivity(
     for name in ("labels", "metric"):
         if getattr(data, name) is not None:
             raise UsageError(f"--{name} has no meaning here", "Layers are ranked by what outputs lose; leave it out.")
+    report = report.named(model.stem)
     report.check(model, data.data, data.labels, data.tokenizer)
     page = RankingPage(quiet=report.quiet, verbose=report.verbose, stdout_taken=report.json == "-")
     with contextlib.closing(page):

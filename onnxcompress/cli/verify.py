@@ -31,6 +31,7 @@ def verify(
     from onnxcompress.cli import work
     from onnxcompress.compress import verify_models
 
+    report = report.named(compressed.stem)
     report.check(original, compressed, data.data, data.labels, data.tokenizer)
     with work.opened(report) as page:
         options = work.run_options(page, data, machine)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.render import ci, closing, plain, words
 from onnxcompress.render.blocks import Block, Cell, Lines, Table
+from onnxcompress.render.line_progress import LineProgress
 from onnxcompress.render.plan import plan
 from onnxcompress.render.summary import summary
 
@@ -32,8 +33,11 @@ _STYLES = {"plain": "", "good": "green", "bad": "bold red", "faint": "dim"}
 
 def on_terminal(stream: TextIO) -> bool:
     """Whether somebody watches: a terminal that can move its cursor, outside continuous integration."""
-    in_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
-    return stream.isatty() and os.environ.get("TERM") != "dumb" and not in_ci
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not _in_ci()
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 class Page:
@@ -42,11 +46,11 @@ class Page:
     def __init__(self, *, quiet: bool = False, verbose: bool = False, stdout_taken: bool = False) -> None:
         self._quiet, self._verbose = quiet, verbose
         self._out = sys.stderr if stdout_taken else sys.stdout
-        self._bar = _bar() if not quiet and on_terminal(sys.stderr) else None
+        self._bar = None if quiet else _bar()
         self.progress: Progress = self._bar or Silent()
 
     def close(self) -> None:
-        """Take the progress bar away: before the page is shown, and whatever happened."""
+        """Take the progress bar away, or say no more of progress: before the page is shown, and whatever happened."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -78,10 +82,13 @@ def for_people(text: str) -> str:
     return ci.harmless(text) if ci.in_actions() else text
 
 
-def _bar() -> LateProgress:
-    from onnxcompress.render.console_progress import LateProgress
+def _bar() -> LateProgress | LineProgress | None:
+    """A bar where somebody watches; lines where a job is watched that says nothing for long; else nothing."""
+    if on_terminal(sys.stderr):
+        from onnxcompress.render.console_progress import LateProgress
 
-    return LateProgress()
+        return LateProgress()
+    return LineProgress(sys.stderr) if _in_ci() else None
 
 
 def _written(report: Report, path: Path | None, *, passed: bool) -> Sequence[Block]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from onnxcompress.render.console import Page, for_people
+from onnxcompress.render.console import Page, for_people, on_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,6 @@ class BlocksPage(Page):
 
     def one(self, page: Sequence[str], line: str) -> None:
         """Show what came of one of several, where no bar does: its page, if it has one, and a line."""
-        if not self._quiet and self._bar is None:
+        if not self._quiet and not on_terminal(sys.stderr):
             for shown in (*page, line):
                 self.line(for_people(shown))
