@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "1.0"
 _NAMED = 3  # models that failed, in the last line
+_POOR = "LOW FIDELITY"  # how a note of the verification begins
 _NAME = 60  # characters of a path in the table
 
 
@@ -107,7 +108,7 @@ def to_json(found: Sequence[Finished], tool: Tool, jobs: int) -> dict[str, Any]:
 def _row(one: Finished) -> tuple[Cell, ...]:
     report, name = one.report, words.safe(one.model, _NAME)
     verdict = Cell(one.verdict if one.code == 0 else one.verdict.upper(), "good" if one.code == 0 else "bad")
-    said = words.safe(one.said) if one.code != 0 else ""
+    said = words.safe(one.said) if one.code != 0 else _warned(report)
     if report is None:
         return row(name, verdict, "", "", "", "", said)
     after = report.compressed
@@ -120,6 +121,12 @@ def _row(one: Finished) -> tuple[Cell, ...]:
         _speed(report),
         said,
     )
+
+
+def _warned(report: Report | None) -> Cell:
+    """What a result that passed is pointed out for."""
+    poor = report is not None and any(note.startswith(_POOR) for note in report.notes)
+    return Cell(_POOR, "bad") if poor else Cell("")
 
 
 def _speed(report: Report) -> Cell:
