@@ -25,7 +25,7 @@ from onnxcompress.recipe import Recipe
 from onnxcompress.report import Outcome, Report
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
-from onnxcompress.search.extents import open_extents, searched, settled_at, told
+from onnxcompress.search.extents import open_extents, searched, settled_at, tag_of, told
 from onnxcompress.targets import target_of
 from onnxcompress.verify.budgets import Budgets, judge
 from onnxcompress.verify.facts import model_facts, size_bytes
@@ -112,12 +112,6 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
         "passed" if found.passed else "failed",
     )  # fmt: skip
     return Result(report, compressed, found.passed)
-
-
-def tag_of(recipe: Recipe) -> str:
-    """What the result is called after the model's own name, as in ``{stem}.{tag}.onnx``."""
-    last = recipe.steps[-1]
-    return recipe.name or (last.tag if open_extents(recipe) is None else last.name)
 
 
 class _Run:

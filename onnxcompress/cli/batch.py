@@ -21,7 +21,6 @@ from onnxcompress.cli.models import Job, jobs_of, several
 from onnxcompress.cli.options import DataFlags, JobFlags, MachineFlags, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
 from onnxcompress.cli.work import run_recipe, write_whole
-from onnxcompress.compress import tag_of
 from onnxcompress.errors import UsageError
 from onnxcompress.provenance import tool
 from onnxcompress.recipe import Recipe
@@ -30,6 +29,7 @@ from onnxcompress.render.batch import Finished
 from onnxcompress.render.console_blocks import BlocksPage
 from onnxcompress.report import Report
 from onnxcompress.runtime.machine import usable_cores
+from onnxcompress.search.extents import tag_of
 
 # What the process of one model is told otherwise.
 _OWN = ("models", "jobs", "output", "json", "report", "junit", "quiet")

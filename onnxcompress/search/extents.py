@@ -39,6 +39,12 @@ def open_extents(recipe: Recipe) -> Extents | None:
     return found[0] if found else None
 
 
+def tag_of(recipe: Recipe) -> str:
+    """What the result is called after the model's own name, as in ``{stem}.{tag}.onnx``."""
+    last = recipe.steps[-1]
+    return recipe.name or (last.tag if open_extents(recipe) is None else last.name)
+
+
 def settled_at(recipe: Recipe, extent: float) -> Recipe:
     """The recipe with its open step going so far, or without it where that is not at all."""
     asked = recipe.budgets.asked
