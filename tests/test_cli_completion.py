@@ -171,7 +171,7 @@ def test_it_is_installed_where_the_shell_reads_it(
 def test_a_shell_that_is_not_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["--show-completion", "tcsh"]) == 2
     assert "there is no completion for tcsh" in capsys.readouterr().err
-    monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: None)
+    monkeypatch.setattr(completion, "_running_shell", lambda: None)
     assert app.run(["--install-completion"]) == 2
     assert "this shell cannot be told" in capsys.readouterr().err
 

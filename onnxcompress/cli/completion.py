@@ -6,6 +6,7 @@ it to the shell, which offers files then.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -75,9 +76,9 @@ def give(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: there is no completion for the shell, or none can be told.
     """
-    from typer._completion_shared import _get_shell_name, get_completion_script, install
+    from typer._completion_shared import get_completion_script, install
 
-    shell = arguments[1] if len(arguments) > 1 else _get_shell_name()
+    shell = arguments[1] if len(arguments) > 1 else _running_shell()
     if shell not in _SHELLS:
         what = f"there is no completion for {shell}" if shell else "this shell cannot be told"
         raise UsageError(what, f"Name one: {arguments[0]} {', '.join(_SHELLS[:-1])} or {_SHELLS[-1]}.")
@@ -87,6 +88,14 @@ def give(arguments: Sequence[str]) -> None:
         return
     _, path = install(shell, **names)
     typer.echo(f"Completion for {shell} was written to {path}. New shells know it.")
+
+
+def _running_shell() -> str | None:
+    """The shell that started this process, which Typer's own dependency can tell."""
+    try:
+        return str(importlib.import_module("shellingham").detect_shell()[0])
+    except (ImportError, OSError):  # its failure to tell is one of these
+        return None
 
 
 def of_models(load: Callable[[], Any]) -> Any:
