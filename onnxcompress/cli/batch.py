@@ -86,11 +86,12 @@ def _run(context: Any, jobs: Sequence[Job], asked: Asked, at_once: int) -> list[
             _command(context, job, asked, Path(scratch) / f"{index}.json", threads) for index, job in enumerate(jobs)
         ]
         page.progress.start("models", len(jobs))
+        page.progress.advance(jobs[0].model.name, 0)
         with contextlib.closing(children.run(commands, at_once, threads, Path(scratch))) as ended:
             for one in ended:
                 job = jobs[one.index]
                 found[one.index] = finished = _finished(job, one, Path(scratch) / f"{one.index}.json")
-                page.progress.advance(job.model.name)
+                page.progress.advance(next((j.model.name for i, j in enumerate(jobs) if i not in found), ""))
                 _tell(page, finished, one, report, f"{len(found)} of {len(jobs)}")
         page.one((), "")
         ordered = [found[index] for index in range(len(jobs))]
