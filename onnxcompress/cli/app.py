@@ -22,7 +22,6 @@ import typer
 from typer.core import TyperGroup
 
 from onnxcompress.cli import completion
-from onnxcompress.cli.streams import stdout_taken
 from onnxcompress.cli.verbs import verbs
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
 from onnxcompress.version import __version__
@@ -137,6 +136,7 @@ def _usage(problem: Any) -> UsageError:
 
 
 def _say(message: str, hint: str, arguments: Sequence[str]) -> None:
+    from onnxcompress.cli.streams import stdout_taken
     from onnxcompress.render.closing import broken
     from onnxcompress.render.words import safe
 
