@@ -30,8 +30,8 @@ def test_the_worst_exit_code_is_that_of_all() -> None:
 
 
 def test_lines_as_models_end() -> None:
-    assert batch.line(GOOD, "1 of 3") == "1 of 3  PASSED a.int8.onnx: 23.0 MiB"
-    assert batch.line(SHORT, "2 of 3") == "2 of 3  FAILED min_sqnr 20 (limit 30)"
+    assert batch.line(GOOD, "1 of 3") == "1 of 3  PASSED a.onnx: a.int8.onnx: 23.0 MiB"
+    assert batch.line(SHORT, "2 of 3") == "2 of 3  FAILED b.onnx: min_sqnr 20 (limit 30)"
     assert batch.line(BAD, "3 of 3") == "3 of 3  FAILED c.onnx: it is empty"
 
 

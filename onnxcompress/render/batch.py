@@ -54,8 +54,7 @@ def worst(found: Sequence[Finished]) -> int:
 def line(one: Finished, place: str) -> str:
     """One model as it ends: ``2 of 3  FAILED m.onnx: it is empty``; no line that looks like the last."""
     word = "PASSED" if one.code == 0 else "FAILED"
-    what = words.safe(one.said) if one.code < 2 else f"{words.safe(one.model)}: {words.safe(one.said)}"
-    return f"{place}  {word} {what}"
+    return f"{place}  {word} {words.safe(one.model)}: {words.safe(one.said)}"
 
 
 def blocks(found: Sequence[Finished], jobs: int) -> tuple[Block, ...]:
