@@ -87,7 +87,8 @@ class Recipe:
         made = tuple(_step(step, functools.partial(lines.step, number)) for number, step in enumerate(steps, 1))
         _refuse_order(made, lines)
         budgets = _budgets(data.get("budgets", {}), where, lines.budgets)
-        return cls(made, budgets, str(data.get("name", default_name)))
+        name = data.get("name", default_name)
+        return cls(made, budgets, None if name is None else str(name))
 
     @classmethod
     def ready(cls, name: str) -> Recipe:

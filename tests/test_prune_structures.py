@@ -419,3 +419,17 @@ def test_row_shares_take_the_lightest_rows(tmp_path: Path) -> None:
 def test_importance_goes_with_what_is_cut_out(structure: str | None, importance: str) -> None:
     with pytest.raises(UsageError, match=r"row|importance"):
         Prune(structure=structure, importance=importance)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("g (float[3, 1, 4] x) => (float[3, 1, 1, 4] y) { y = LSTM<hidden_size = 4>(x, w, r) }", "LSTM, whose gates"),
+    ("g (float[n, 4] x) => (float[n, 4] y) { d = DequantizeLinear(q, s) y = MatMul(x, d) }", "are quantized"),
+    ("g (float[n, 4] x) => (float[n, 4] y) { y = Relu(x) }", "no layers with stored weights"),
+])  # fmt: skip
+def test_why_there_is_nothing_to_remove(tmp_path: Path, text: str, said: str) -> None:
+    stored = {
+        "w": normal(1, 16, 4), "r": normal(1, 16, 4), "q": np.ones((4, 4), np.int8), "s": np.array(0.1, np.float32),
+    }  # fmt: skip
+    path = write(proto(text, {n: a for n, a in stored.items() if f" {n}" in text or f"({n}" in text}), tmp_path)
+    with pytest.raises(ModelError, match=said):
+        onnxcompress.compress(path, Recipe.of((Prune(structure="channels"),)), tmp_path / "made.onnx")

@@ -17,10 +17,11 @@ from typing import Any
 import typer
 
 from onnxcompress.cli import children, command_line, streams
+from onnxcompress.cli.files import write_whole
 from onnxcompress.cli.models import Job, jobs_of, several
 from onnxcompress.cli.options import DataFlags, JobFlags, MachineFlags, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
-from onnxcompress.cli.work import run_recipe, write_whole
+from onnxcompress.cli.work import run_recipe
 from onnxcompress.errors import UsageError
 from onnxcompress.provenance import tool
 from onnxcompress.recipe import Recipe

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from onnxcompress.cli.files import write_whole
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import DataFlags, MachineFlags, ModelPath, ReportFlags
@@ -84,7 +85,7 @@ def sensitivity(
 def _write(found: Sensitivity, report: ReportFlags) -> None:
     text = json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n"
     for path in report.files():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     if report.json == "-":
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.write(text)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from typer import Option
 
+from onnxcompress.cli.files import write_whole
 from onnxcompress.cli.options import ReportFlags
 from onnxcompress.errors import UsageError
 
@@ -65,7 +66,7 @@ def check_csv(path: str | None, *taken: Path | None) -> None:
 def put(text: str, path: str) -> None:
     """Write a text to a file, or to standard output for ``-``."""
     if path != "-":
-        Path(path).write_text(text, encoding="utf-8")
+        write_whole(Path(path), text)
         return
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(text)

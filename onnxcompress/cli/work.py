@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import typer
 
 from onnxcompress.cli import streams
+from onnxcompress.cli.files import write_whole
 from onnxcompress.cli.options import DataFlags, MachineFlags, ReportFlags, WriteFlags
 from onnxcompress.cli.steps import StepFlags
 from onnxcompress.compress import Result, RunOptions, compress
-from onnxcompress.errors import RuntimeFailure
 from onnxcompress.recipe import Recipe
 from onnxcompress.render import ci, html
 from onnxcompress.render.console import Page
@@ -102,26 +101,3 @@ def write_reports(result: Result, report: ReportFlags, *, dry_run: bool = False)
         else:
             text = json.dumps(result.report.to_json(), indent=2, allow_nan=False) + "\n"
         write_whole(path, text)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, and put it there; a link stays one, and a device or a pipe is written to.
-
-    Raises:
-        RuntimeFailure: it cannot be written.
-    """
-    place = path.resolve()
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
-            return
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(place)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise RuntimeFailure(
-            f"the report {path} could not be written: {error.strerror}", "Free space there."
-        ) from error

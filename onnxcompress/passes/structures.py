@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 Structure = Literal["channels", "neurons", "heads", "all"]
 FORM = "narrow"
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_INTEGERS = frozenset(
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DequantizeLinear", "MatMulNBits"}
+)
 _NEEDED = "its channels do more to the outputs than others"
 
 
@@ -75,7 +79,7 @@ class Structures:
         layers = multiply_adds.layers(world, shapes(world, feeds, context))
         work = _Work(self, world, layers, context)
         if not work.groups:
-            raise _nothing(work.reasons)
+            raise _nothing(work.reasons, world)
         own = consumers(world, work.groups)
         archive = archive_of(model, own, context)
         readers = Readers(model, work.groups, with_powers(own, archive, context), archive, self.row_share)
@@ -145,7 +149,7 @@ class _Work:
         stops = chosen_stops(ladders, self.layers, ratio)
         gone = {n: route.gone(stop) for (n, route), stop in zip(routes.items(), stops, strict=True) if stop}
         if not gone:
-            raise _nothing(self.reasons)
+            raise _nothing(self.reasons, self.world)
         refitted = readers.refitted(gone)
         made = _narrowed(refitted, self.groups, gone)
         self._check(readers, refitted, made, gone, feeds)
@@ -241,11 +245,24 @@ def _unsound(label: str, reason: str) -> ModelError:
     )
 
 
-def _nothing(reasons: Mapping[str, str]) -> ModelError:
+def _nothing(reasons: Mapping[str, str], world: World) -> ModelError:
     """The error of a model of which nothing can be removed."""
     distinct = list(dict.fromkeys(reason.partition(" (at ")[0] for reason in reasons.values()))[:3]
-    why = "; ".join(distinct) or "it has no layers with stored weights"
+    why = "; ".join(distinct) or _without_layers(world)
     return ModelError(
         f"no structure of the model can be removed: {why}",
         "Ask for --structure all, or remove single weights with --sparsity.",
     )
+
+
+def _without_layers(world: World) -> str:
+    """Why a model has no layer whose channels could go."""
+    scopes = world.scopes
+    operators = {node.op_type for scope in scopes.all for node in scope.body.node}
+    if recurrent := sorted(operators & _RECURRENT):
+        return f"its weights are those of {', '.join(recurrent)}, whose gates are one tensor"
+    if operators & _INTEGERS:
+        return "its layers are quantized"
+    if any(w.scope is not scopes.main for w in weights(world.model, scopes)):
+        return "its layers are in subgraphs or functions"
+    return "it has no layers with stored weights"

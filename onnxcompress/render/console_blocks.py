@@ -22,7 +22,7 @@ class BlocksPage(Page):
         if not self._quiet:
             self._blocks(blocks)
             self.line("")
-        self.line(last)
+        self.line(for_people(last))
 
     def one(self, page: Sequence[str], line: str) -> None:
         """Show what came of one of several, where no bar does: its page, if it has one, and a line."""
