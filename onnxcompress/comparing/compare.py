@@ -202,7 +202,7 @@ def _before(line: Lineage, names: list[str]) -> tuple[dict[str, tuple[str, ...]]
     for name in names:
         nodes, ends = line.back(name, compared.__contains__)
         before[name] = tuple(end for end in ends if end in compared)
-        segments[name] = tuple(node.name or node.output[0] for node in nodes)
+        segments[name] = tuple(n.name or n.output[0] for n in nodes if any(o not in line.constant for o in n.output))
     return before, segments
 
 

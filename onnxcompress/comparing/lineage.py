@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from onnxcompress.graph.bodies import is_standard
 from onnxcompress.graph.interface import interface
-from onnxcompress.graph.scopes import subgraphs
+from onnxcompress.graph.payload import element_count
+from onnxcompress.graph.scopes import constant_tensor, subgraphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Lineage:
-    """Nodes of a main graph in their order, which is topological."""
+    """Nodes of a main graph in their order, which is topological; ``counts``: numbers of values of stored tensors."""
 
     def __init__(self, model: Model) -> None:
         graph = model.proto.graph
@@ -29,6 +30,7 @@ class Lineage:
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         self.stored = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
         self.constant = set(self.stored)
+        self.counts = {t.name: element_count(list(t.dims)) for t in graph.initializer}
         self._reads: dict[int, tuple[str, ...]] = {}
         for node in self.nodes:
             self._enter(node)
@@ -41,6 +43,10 @@ class Lineage:
         for name in reads:
             self.readers[name].append(node)
         fixed = is_standard(node, "Constant") or (bool(reads) and all(name in self.constant for name in reads))
+        tensor = constant_tensor(node) if is_standard(node, "Constant") else None
+        if tensor is not None:
+            self.stored.add(node.output[0])
+            self.counts[node.output[0]] = element_count(list(tensor.dims))
         if fixed and not _random(node):
             self.constant.update(node.output)
         self.producers.update(dict.fromkeys((name for name in node.output if name), node))
@@ -65,7 +71,7 @@ class Lineage:
                 continue
             found[id(node)] = node
             for name in self.reads(node):
-                if name in self.stored:
+                if name in self.stored and name not in self.producers:
                     continue
                 if name not in self.producers or stop(name):
                     ends[name] = None

@@ -2,16 +2,19 @@
 
 Both graphs are written as a list of nodes in the order in which a walk back from the outputs meets them, which does not
 depend on the order in the file. Nodes that only quantize, dequantize or compute constants are left out. A node is told
-by its operator, by those of the nodes before it, and by the content of stored tensors that both models have. The
-longest common runs of the two lists are matched (Ratcliff & Obershelp 1988), and what is left between them once more by
-operators alone.
+by its operator, by those of the nodes before it, by the number of stored values behind its weights, and by their
+content where both models have it. The longest common runs of the two lists are matched (Ratcliff & Obershelp 1988), and
+what is left between them once more by operators and numbers alone.
+
+A normalization, constant factor or bound that went into the layer before it is gone: what that layer gives in the second model
+then stands for what came behind.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import onnx
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 _LEFT_OUT = frozenset({"QuantizeLinear", "DequantizeLinear", "Identity"})
+_FOLDED = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div", "Relu", "Clip"})
+_TELLING = 64  # stored values from which on their number tells something
 _MOST = 4000  # nodes, beyond which the alignment takes too long
 
 
@@ -32,22 +37,43 @@ def by_place(models: tuple[Model, Model], a: Lineage, b: Lineage) -> dict[str, s
     lists = [_ordered(graph) for graph in (a, b)]
     if max(map(len, lists)) > _MOST:
         return {}
-    contents = [_contents(model, graph) for model, graph in zip(models, (a, b), strict=True)]
-    shared = set(contents[0].values()) & set(contents[1].values())
-    keys = [
-        [_key(node, graph, stored, shared) for node in nodes]
-        for nodes, graph, stored in zip(lists, (a, b), contents, strict=True)
+    stored = [_contents(model, graph) for model, graph in zip(models, (a, b), strict=True)]
+    shared = set(stored[0].values()) & set(stored[1].values())
+    told = [
+        [_Told.of(node, graph, known, shared) for node in nodes]
+        for nodes, graph, known in zip(lists, (a, b), stored, strict=True)
     ]
     found: dict[str, str] = {}
-    for tag, i, j, k, m in _opcodes(*keys):
+    for tag, i, j, k, m in _opcodes(*told):
         if tag == "equal":
             _pair(lists[0][i:j], lists[1][k:m], found)
         elif tag == "replace":
-            one, other = lists[0][i:j], lists[1][k:m]
-            for word, *ends in _opcodes([n.op_type for n in one], [n.op_type for n in other]):
+            one, other = ([t.short for t in part] for part in (told[0][i:j], told[1][k:m]))
+            for word, *ends in _opcodes(one, other):
                 if word == "equal":
-                    _pair(one[ends[0] : ends[1]], other[ends[2] : ends[3]], found)
-    return {x: y for x, y in found.items() if x not in a.constant and y not in b.constant}
+                    _pair(lists[0][i + ends[0] : i + ends[1]], lists[1][k + ends[2] : k + ends[3]], found)
+    placed = {x: y for x, y in found.items() if x not in a.constant and y not in b.constant}
+    return _behind_folded(placed, a)
+
+
+def _behind_folded(found: dict[str, str], a: Lineage) -> dict[str, str]:
+    """The pairs with those moved on of which the second model has what the first computes behind them."""
+    moved = {}
+    for value, other in found.items():
+        name = value
+        while (following := _folded(name, a)) is not None and following not in found:
+            name = following
+        moved[name] = other
+    return moved
+
+
+def _folded(value: str, graph: Lineage) -> str | None:
+    """What the only reader of a layer's value gives, if that is an operator that goes into layers."""
+    readers = graph.readers.get(value, [])
+    if len(readers) != 1 or value in graph.outputs or readers[0].op_type not in _FOLDED:
+        return None
+    rest = [name for name in readers[0].input if name != value]
+    return str(readers[0].output[0]) if all(name in graph.constant for name in rest) else None
 
 
 def _opcodes(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[str, int, int, int, int]]:
@@ -93,10 +119,31 @@ def _contents(model: Model, graph: Lineage) -> dict[str, str]:
     }
 
 
-def _key(node: onnx.NodeProto, graph: Lineage, stored: dict[str, str], shared: set[str]) -> Hashable:
-    before = tuple(_before(name, graph) for name in node.input if name not in graph.constant)
-    weights = tuple(stored[n] for n in node.input if n in stored and stored[n] in shared)
-    return node.op_type, before, weights
+class _Told(NamedTuple):
+    """What a node is told by."""
+
+    op: str
+    numbers: tuple[int, ...]
+    before: tuple[str, ...]
+    contents: tuple[str, ...]
+
+    @property
+    def short(self) -> tuple[str, tuple[int, ...]]:
+        return self.op, self.numbers
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto, graph: Lineage, stored: dict[str, str], shared: set[str]) -> _Told:
+        before = tuple(_before(name, graph) for name in node.input if name and name not in graph.constant)
+        contents = tuple(stored[n] for n in node.input if n in stored and stored[n] in shared)
+        numbers = (_largest(n, graph) for n in node.input if n in graph.constant)
+        return cls(node.op_type, tuple(n for n in numbers if n >= _TELLING), before, contents)
+
+
+def _largest(name: str, graph: Lineage) -> int:
+    """Values of the largest stored tensor behind a constant."""
+    nodes, ends = graph.back(name, lambda _: False)
+    stored = {n for node in nodes for n in graph.reads(node) if n in graph.stored} | set(ends) | {name}
+    return max((graph.counts.get(n, 0) for n in stored), default=0)
 
 
 def _before(name: str, graph: Lineage) -> str:
