@@ -16,7 +16,7 @@ from onnx import helper
 
 from onnxcompress.comparing.meter import Meter
 from onnxcompress.comparing.walk import GROUP_BYTES
-from onnxcompress.comparing.watched import Watched, session_of
+from onnxcompress.comparing.watched import Watched, session_of, with_codes
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.scopes import subgraphs
 from onnxcompress.runtime.failures import OutOfMemory
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
     from onnxcompress.runtime.session import Session
 
-_GIVEN = "onnxcompress_given_"
+_GIVEN, _CUT = "onnxcompress_given_", "onnxcompress_cut_"
 _GROUP_VALUES = 64
 
 
@@ -51,7 +51,8 @@ class Grafts:
         nbytes: Mapping[str, int],
     ) -> None:
         self._models, self._lineage = models, lineage
-        self._cut = {pair.b: pair.a for pair in pairs if pair.codes is None and pair.a in types}
+        self._cut = {pair.b: pair.a for pair in pairs if pair.a in types}
+        self._codes = {pair.b: pair.codes for pair in pairs if pair.codes is not None}
         self._types, self._nbytes = types, nbytes
 
     def own(self, targets: Sequence[Pair], data: Dataset, options: Options) -> dict[str, Meter]:
@@ -103,16 +104,16 @@ class Grafts:
             ends |= dict.fromkeys(read)
         given = {name: self._cut[name] for name in ends if name in self._cut}
         kept = [node for node in self._lineage.nodes if id(node) in nodes]
-        session = self._session(kept, given, [pair.b for pair in group], options)
+        session, names = self._session(kept, given, group, options)
         watched = [*given.values(), *(pair.a for pair in group)]
         first = Watched(self._models[0], watched, options.device, options.threads)
-        return self._compare(group, given, first, session, data)
+        return self._compare(given, names, first, session, data)
 
     def _compare(
-        self, group: Sequence[Pair], given: Mapping[str, str], first: Watched, session: Session, data: Dataset
+        self, given: Mapping[str, str], names: Mapping[str, str], first: Watched, session: Session, data: Dataset
     ) -> dict[str, Meter]:
         wanted = {port.name for port in session.inputs}
-        meters = {pair.a: Meter() for pair in group}
+        meters = {name: Meter() for name in names}
         for feeds in data:
             values = first.run(feeds)
             fed = {name: array for name, array in feeds.items() if name in wanted}
@@ -122,33 +123,42 @@ class Grafts:
             }
             results = session.run({name: array for name, array in fed.items() if name in wanted})
             keep = kept_positions(feeds)
-            for pair in group:
-                meters[pair.a].add(values[pair.a], results[pair.b], keep)
+            for name, meter in meters.items():
+                meter.add(values[name], results[names[name]], keep)
         return meters
 
     def _session(
-        self, nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], outputs: Sequence[str], options: Options
-    ) -> Session:
-        """The nodes alone, reading values that are handed over in place of their own."""
+        self, nodes: Sequence[onnx.NodeProto], given: Mapping[str, str], group: Sequence[Pair], options: Options
+    ) -> tuple[Session, dict[str, str]]:
+        """The nodes alone, reading values that are handed over in place of their own, and the names of the results."""
         twin = self._models[1].copy()
         graph = twin.proto.graph
-        copies = [_renamed(node, {name: _GIVEN + name for name in given}) for node in nodes]
-        read = {name for node in copies for name in _names(node)} | set(outputs)
+        copies = [*self._quantizing(given), *(_renamed(node, {name: _CUT + name for name in given}) for node in nodes)]
+        for name in given:
+            if name not in self._codes:
+                copies.insert(0, helper.make_node("Identity", [_GIVEN + name], [_CUT + name]))
+        read = {name for node in copies for name in _names(node)} | {n for p in group for n in p.codes or ()}
         infos = [
             helper.make_tensor_value_info(_GIVEN + name, helper.np_dtype_to_tensor_dtype(self._types[own]), None)
             for name, own in given.items()
         ]
-        infos = [info for info in infos if info.name in read]
         inputs = [info for info in graph.input if info.name in read]
         stored = [t for t in graph.initializer if t.name in read]
         sparse = [t for t in graph.sparse_initializer if t.values.name in read]
+        kept = {"node": copies, "input": [*inputs, *infos], "initializer": stored, "sparse_initializer": sparse}
         for part in ("node", "input", "output", "initializer", "sparse_initializer", "value_info"):
-            kept = {"node": copies, "input": [*inputs, *infos], "initializer": stored, "sparse_initializer": sparse}
             messages: list[Any] = [type(m).FromString(m.SerializeToString()) for m in kept.get(part, [])]
             graph.ClearField(part)
             getattr(graph, part).extend(messages)
-        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        return session_of(twin, options.device, options.threads)
+        twin, names = with_codes(twin, group)
+        twin.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names.values())
+        return session_of(twin, options.device, options.threads), names
+
+    def _quantizing(self, given: Mapping[str, str]) -> Iterator[onnx.NodeProto]:
+        """Values that are handed over, as the integers that the second model has in their place."""
+        for name in given:
+            if name in self._codes:
+                yield helper.make_node("QuantizeLinear", [_GIVEN + name, *self._codes[name]], [_CUT + name])
 
 
 def _names(node: onnx.NodeProto) -> Iterator[str]:

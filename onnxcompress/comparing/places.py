@@ -5,9 +5,6 @@ depend on the order in the file. Nodes that only quantize, dequantize or compute
 by its operator, by those of the nodes before it, by the number of stored values behind its weights, and by their
 content where both models have it. The longest common runs of the two lists are matched (Ratcliff & Obershelp 1988), and
 what is left between them once more by operators and numbers alone.
-
-A normalization, constant factor or bound that went into the layer before it is gone: what that layer gives in the second model
-then stands for what came behind.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 _LEFT_OUT = frozenset({"QuantizeLinear", "DequantizeLinear", "Identity"})
-_FOLDED = frozenset({"BatchNormalization", "Mul", "Add", "Sub", "Div", "Relu", "Clip"})
 _TELLING = 64  # stored values from which on their number tells something
 _MOST = 4000  # nodes, beyond which the alignment takes too long
 
@@ -52,28 +48,7 @@ def by_place(models: tuple[Model, Model], a: Lineage, b: Lineage) -> dict[str, s
             for word, *ends in _opcodes(one, other):
                 if word == "equal":
                     _pair(lists[0][i + ends[0] : i + ends[1]], lists[1][k + ends[2] : k + ends[3]], found)
-    placed = {x: y for x, y in found.items() if x not in a.constant and y not in b.constant}
-    return _behind_folded(placed, a)
-
-
-def _behind_folded(found: dict[str, str], a: Lineage) -> dict[str, str]:
-    """The pairs with those moved on of which the second model has what the first computes behind them."""
-    moved = {}
-    for value, other in found.items():
-        name = value
-        while (following := _folded(name, a)) is not None and following not in found:
-            name = following
-        moved[name] = other
-    return moved
-
-
-def _folded(value: str, graph: Lineage) -> str | None:
-    """What the only reader of a layer's value gives, if that is an operator that goes into layers."""
-    readers = graph.readers.get(value, [])
-    if len(readers) != 1 or value in graph.outputs or readers[0].op_type not in _FOLDED:
-        return None
-    rest = [name for name in readers[0].input if name != value]
-    return str(readers[0].output[0]) if all(name in graph.constant for name in rest) else None
+    return {x: y for x, y in found.items() if x not in a.constant and y not in b.constant}
 
 
 def _opcodes(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[str, int, int, int, int]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
     from onnxcompress.runtime.session import Device
 
-_PREFIX = "onnxcompress_watched"
+_PREFIX = "onnxcompress_watched_"
 
 
 class Watched:
@@ -56,11 +56,9 @@ def session_of(model: Model, device: Device, threads: int | None) -> Session:
 def with_codes(model: Model, pairs: Sequence[Pair]) -> tuple[Model, dict[str, str]]:
     """The second model with values beside the integers of pairs, and the name to watch for each pair by its first."""
     twin, names = model.copy(), {}
-    for index, pair in enumerate(pairs):
+    for pair in pairs:
         names[pair.a] = pair.b
         if pair.codes is not None:
-            names[pair.a] = f"{_PREFIX}_{index}"
-            twin.proto.graph.node.append(
-                helper.make_node("DequantizeLinear", [pair.b, *pair.codes], [names[pair.a]], names[pair.a])
-            )
+            names[pair.a] = _PREFIX + pair.b
+            twin.proto.graph.node.append(helper.make_node("DequantizeLinear", [pair.b, *pair.codes], [names[pair.a]]))
     return twin, names
