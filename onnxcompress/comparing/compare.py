@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxcompress.comparing.meter import Meter
     from onnxcompress.data.dataset import Dataset
 
-_MOST_CALLS = 8  # of given data, unless it is said how many
+_MOST_CALLS = 32  # of given data, unless it is said how many
 _FEWEST_CALLS = 2
 _SECONDS = 60.0  # for runs with watched values, beyond which fewer calls are made
 _PASSES = 2.0  # both models watched, and steps alone on the values of the first

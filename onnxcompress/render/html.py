@@ -1,19 +1,13 @@
-"""A report as one HTML file that opens without a network: tables, bars and a list of layers to sort and search.
-
-Names come from the model and are hostile: all text is escaped, and the page's policy lets no script run but its own,
-which it knows by the hash.
-"""
+"""A report as one HTML file that opens without a network: tables, bars and a list of layers to sort and search."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from onnxcompress.render import closing, layers, summary, words
 from onnxcompress.render.html_bars import bars
 from onnxcompress.render.html_blocks import section, sections, table, text
+from onnxcompress.render.html_document import document
 from onnxcompress.render.html_latency import distributions
 from onnxcompress.render.html_layers import layers as layer_table
 from onnxcompress.render.html_making import making
@@ -30,37 +24,9 @@ if TYPE_CHECKING:
 
 def page(report: Report, path: Path | None, *, passed: bool, dry_run: bool = False) -> str:
     """The whole page."""
-    title = f"onnxcompress: {words.safe(report.original.path)}"
-    body = "\n".join(_body(report, path, passed=passed, dry_run=dry_run))
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
-    digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'"
+    return document(
+        f"onnxcompress: {words.safe(report.original.path)}", _body(report, path, passed=passed, dry_run=dry_run)
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{text(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
-
-
-def _asset(name: str) -> str:
-    return resources.files("onnxcompress.render").joinpath(name).read_text(encoding="utf-8")
 
 
 def _body(report: Report, path: Path | None, *, passed: bool, dry_run: bool) -> Iterator[str]:

@@ -10,7 +10,7 @@ from onnxcompress.render.blocks import Block, Cell, Lines, Table
 from onnxcompress.render.plan import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from onnxcompress.report import Report
@@ -24,10 +24,15 @@ _MOST = 60  # rows or lines of a block: a comment on GitHub holds 65,536 charact
 
 def markdown(report: Report, path: Path | None, *, passed: bool, dry_run: bool = False) -> str:
     """The whole report: the verdict, and the tables of the closing page."""
-    verdict = "✅" if passed else "❌"
     said = closing.closing(report, path, passed=passed, dry_run=dry_run)
+    return document(said, plan(report) if dry_run else _blocks(report), passed=passed)
+
+
+def document(said: str, blocks: Iterable[Block], *, passed: bool) -> str:
+    """A verdict with the blocks below it."""
+    verdict = "✅" if passed else "❌"
     parts = [f"### {verdict} {_safe(said)}"]
-    parts += ["\n".join(_block(block)) for block in (plan(report) if dry_run else _blocks(report))]
+    parts += ["\n".join(_block(block)) for block in blocks]
     return "\n\n".join(parts) + "\n"
 
 
