@@ -12,7 +12,7 @@ from onnxcompress.comparing.grafting import Grafts
 from onnxcompress.comparing.lineage import Lineage
 from onnxcompress.comparing.matching import Matches, Pair, match
 from onnxcompress.comparing.outputs import Plain, plain_outputs
-from onnxcompress.comparing.parting import SAME_DB, compensated, first_bad, worst_step
+from onnxcompress.comparing.parting import SAME_DB, compensated, first_bad, first_below, is_bad, worst_step
 from onnxcompress.comparing.ports import require_same_inputs
 from onnxcompress.comparing.structure import structure
 from onnxcompress.comparing.walk import VALUE_BYTES, Walk, grouped, sizes, walk
@@ -21,6 +21,7 @@ from onnxcompress.graph.scopes import subgraphs
 from onnxcompress.inspection.facts import Options as LookOptions
 from onnxcompress.inspection.look import inspect
 from onnxcompress.provenance import tool
+from onnxcompress.runtime.failures import UnsupportedModel
 from onnxcompress.runtime.session import require
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class _Comparing:
             threshold_db=threshold, min_sqnr_db=options.min_sqnr,
             matched_by=values.by, values=rows, unmatched=values.unmatched,
             outputs=() if plain is None else plain.rows,
-            first_bad=first_bad(rows, threshold), worst_step=worst_step(rows),
+            first_below=first_below(rows, threshold), first_bad=first_bad(rows, threshold),
+            worst_step=worst_step(rows),
             failures=tuple(self._failures(rows, plain)), notes=tuple(dict.fromkeys(self.notes)),
         )  # fmt: skip
 
@@ -102,7 +104,11 @@ class _Comparing:
         if self.options.data is not None and self.options.data_options.limit is None and len(data) > _MOST_CALLS:
             self.notes.append(f"values were compared on {_MOST_CALLS} of {len(data)} calls; --limit takes more")
             data = data.take(_MOST_CALLS)
-        plain = plain_outputs(self.models, data, self.options)
+        try:
+            plain = plain_outputs(self.models, data, self.options)
+        except UnsupportedModel as error:
+            self.notes.append(f"values were not compared: {error.message}")
+            return None, None
         self.notes += plain.notes
         return data, plain
 
@@ -188,7 +194,7 @@ class _Comparing:
                 yield f"output {output.name!r} {output.sqnr_db:.1f} dB"
         yield from (f"output {name!r} is not comparable" for name in plain.lost)
         for row in rows:
-            if row.sqnr_db is not None and row.sqnr_db < limit and not row.compensated and not row.output:
+            if is_bad(row, limit) and not row.output:
                 yield f"{row.name!r} {row.sqnr_db:.1f} dB"
 
 

@@ -4,7 +4,7 @@ The first model is ``a``, the second ``b``. The JSON has
 
 - ``schema_version``, ``tool``, ``a`` and ``b`` {``path``, ``sha256``, ``size_bytes``, ``parameters``, ``nonzero``,
   ``macs``, ``opset``}, ``data`` ("synthetic", a path, or null where nothing was run), ``calls``, ``threshold_db``,
-  ``min_sqnr_db``, ``verdict`` ("passed" or "failed");
+  ``min_sqnr_db``, ``failures`` in words, ``verdict`` ("passed" or "failed");
 - ``structure`` {``facts`` [{``name``, ``a``, ``b``}] that differ, ``operators`` [{``name``, ``a``, ``b``}] counts that
   differ, ``tensors`` [{``name``, ``change`` ("added", "removed", "values", "type", "shape", "stored otherwise"), ``a``
   and ``b`` {``dtype``, ``shape``, ``size_bytes``, ``parts``}, ``sqnr_db``}], ``same_tensors``, ``ports`` [{``kind``,
@@ -13,8 +13,8 @@ The first model is ``a``, the second ``b``. The JSON has
   ``shape``, ``sqnr_db``, ``cosine``, ``max_abs_error``, ``agreement``, ``own_sqnr_db``, ``compensated``, ``output``,
   ``segment``}] in topological order of ``a``, ``unmatched`` [{``name``, ``op``, ``reason``}];
 - ``outputs`` [{``name``, ``sqnr_db``, ``cosine``, ``max_abs_error``, ``agreement``}] of unwatched models;
-- ``first_bad`` {``name``, ``layer``, ``op``, ``sqnr_db``, ``own_sqnr_db``, ``gradual``} and ``worst_step``
-  {the same}, null where there is none; ``notes``.
+- ``first_below`` {``name``, ``layer``, ``op``, ``sqnr_db``, ``own_sqnr_db``}, ``first_bad`` and ``worst_step`` {the
+  same}, null where there is none, see `parting`; ``notes``.
 
 ``sqnr_db`` is with the errors of everything before; ``own_sqnr_db`` is that of the same step of ``b`` on the values of
 ``a``, so what this step adds alone; null where it was not computed. What is not known is null; there is no NaN.
@@ -153,17 +153,13 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class Parting:
-    """A layer at which values part.
-
-    ``gradual``: no step before it is bad by itself; errors add up to this.
-    """
+    """A layer at which values part."""
 
     name: str
     layer: str
     op: str
     sqnr_db: float
     own_sqnr_db: float | None
-    gradual: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,6 +178,7 @@ class Comparison:
     values: tuple[ValueRow, ...]
     unmatched: tuple[Unmatched, ...]
     outputs: tuple[OutputFidelity, ...]
+    first_below: Parting | None
     first_bad: Parting | None
     worst_step: Parting | None
     failures: tuple[str, ...]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from onnxcompress.runtime.session import Session
 
 _GIVEN, _CUT = "onnxcompress_given_", "onnxcompress_cut_"
-_GROUP_VALUES = 64
+_GROUP_VALUES = 512
 
 
 class Grafts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from onnxcompress.stats.scores import producers
 from onnxcompress.verify.fidelity import OutputMeter, identical
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from onnxcompress.comparing.facts import Options
-    from onnxcompress.data.dataset import Dataset
+    from onnxcompress.data.dataset import Dataset, Feeds
     from onnxcompress.graph.model import Model
     from onnxcompress.report import OutputFidelity
 
@@ -40,10 +43,10 @@ def plain_outputs(models: tuple[Model, Model], data: Dataset, options: Options) 
         RuntimeFailure: one of them does not run.
     """
     options.progress.start("comparing outputs", len(data))
-    first, second = (_session(model, options) for model in models)
+    first, second = (_Named(model, options) for model in models)
     made_by = producers(models[0].proto.graph)
-    there = {port.name for port in second.outputs}
-    ports = [port for port in first.outputs if port.name in there]
+    there = {port.name for port in second.session.outputs}
+    ports = [port for port in first.session.outputs if port.name in there]
     meters = [OutputMeter(port.name, port.shape, made_by.get(port.name)) for port in ports]
     notes: list[str] = []
     kept: dict[str, Any] = {}
@@ -58,15 +61,28 @@ def plain_outputs(models: tuple[Model, Model], data: Dataset, options: Options) 
             meter.add(one[meter.name], other[meter.name], kept_positions(feeds))
         options.progress.advance(f"call {index + 1}")
     seconds = time.perf_counter() - started
-    lost = [port.name for port in first.outputs if port.name not in there]
+    lost = [port.name for port in first.session.outputs if port.name not in there]
     lost += [meter.name for meter in meters if meter.mismatches]
     notes += [f"output {meter.name!r} differs in shape" for meter in meters if meter.mismatches]
     rows = tuple(row for meter in meters for row in meter.rows())
     return Plain(rows, kept, tuple(lost), tuple(notes), seconds)
 
 
-def _session(model: Model, options: Options) -> Session:
-    try:
-        return Session(model.path or b"", options.device, options.threads)
-    except RuntimeFailure as error:
-        raise type(error)(f"{model.path}: {error.message}", error.hint) from error
+class _Named:
+    """A session whose failures say of which model they are."""
+
+    def __init__(self, model: Model, options: Options) -> None:
+        self._name = str(model.path)
+        with self._explained():
+            self.session = Session(model.path or b"", options.device, options.threads)
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        with self._explained():
+            return self.session.run(feeds)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeFailure as error:
+            raise type(error)(f"{self._name}: {error.message}", error.hint) from error

@@ -5,8 +5,8 @@ With the SQNR s(v) of a value, errors of everything before included, and o(v) of
 - **bad**: s(v) below the threshold, and not compensated;
 - **compensated**: a compressed model may divide features of a value and multiply the weights that read it. Then s(v) is
   bad on purpose. It shows in what reads v: on the first model's v it gives worse than on the second's own, o(r) < s(r);
-- **the first bad layer**: the first bad value, in the order of the graph, of which o(v) is below the threshold too. If
-  there is none, errors have added up: the first bad value is named, as a gradual one;
+- **first below**: the first bad value in the order of the graph. Errors may have added up to it;
+- **the first bad layer**: the first bad value of which o(v) is below the threshold too;
 - **the worst step**: the value of least o(v).
 
 What reads compensated values is measured once more, together with what makes them, before anything is named.
@@ -15,7 +15,6 @@ What reads compensated values is measured once more, together with what makes th
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxcompress.comparing.facts import Parting, ValueRow
@@ -55,15 +54,23 @@ def _takes_back(reader: ValueRow) -> bool:
     return reader.own_sqnr_db < reader.sqnr_db - _MARGIN_DB
 
 
+def first_below(rows: Sequence[ValueRow], threshold: float) -> Parting | None:
+    """The first bad value, None where all are good."""
+    return next((_parting(row) for row in rows if is_bad(row, threshold)), None)
+
+
 def first_bad(rows: Sequence[ValueRow], threshold: float) -> Parting | None:
-    """The layer at which values part, or None where all are good."""
-    bad = [row for row in rows if row.sqnr_db is not None and row.sqnr_db < threshold and not row.compensated]
-    if not bad:
-        return None
-    for row in bad:
-        if row.own_sqnr_db is None or row.own_sqnr_db < threshold:
+    """The first bad value that is bad by itself as well; None where there is none."""
+    for row in rows:
+        own = row.own_sqnr_db
+        if is_bad(row, threshold) and (own is None or own < threshold):
             return _parting(row)
-    return replace(_parting(bad[0]), gradual=True)
+    return None
+
+
+def is_bad(row: ValueRow, threshold: float) -> bool:
+    """Whether a value has parted, and not on purpose."""
+    return row.sqnr_db is not None and row.sqnr_db < threshold and not row.compensated
 
 
 def worst_step(rows: Sequence[ValueRow]) -> Parting | None:

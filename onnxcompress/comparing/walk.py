@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 GROUP_BYTES = 256 << 20  # of the values that one run of both models gives
-_GROUP_VALUES = 64
+_GROUP_VALUES = 512
 _FEWEST_GROUPS = 2
 VALUE_BYTES = 4  # of an element; integers of 8 are few
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from onnxcompress.comparing.parting import is_bad
 from onnxcompress.render import words
 from onnxcompress.render.blocks import Block, Cell, Lines, Table, row
 
@@ -149,16 +150,17 @@ def outputs(found: Comparison) -> Table:
 
 
 def partings(found: Comparison) -> Iterator[Cell]:
-    """The first bad layer and the worst step, in words."""
+    """Where values go below the threshold, the first bad layer, and the worst step, in words."""
     count = sum(value.sqnr_db is not None for value in found.values)
-    limit = f"{found.threshold_db:g} dB"
-    if found.first_bad is None:
+    limit, below, bad = f"{found.threshold_db:g} dB", found.first_below, found.first_bad
+    if below is None:
         yield Cell(f"none of {words.plural(count, 'value')} is below {limit}", "good")
-    elif found.first_bad.gradual:
-        said = f"first below {limit}: {_parting(found.first_bad)}"
-        yield Cell(f"{said}; no step before it is below by itself, errors add up", "bad")
-    else:
-        yield Cell(f"first bad layer: {_parting(found.first_bad)}", "bad")
+    elif below != bad:
+        yield Cell(f"first below {limit}: {_parting(below)}; errors add up to it", "bad")
+    if bad is not None:
+        yield Cell(f"first bad layer: {_parting(bad)}", "bad")
+    elif below is not None:
+        yield Cell(f"no step is below {limit} by itself")
     if found.worst_step is not None:
         yield Cell(f"the step that adds most by itself: {_parting(found.worst_step)}")
     elif count:
@@ -205,9 +207,8 @@ def _badness(value: ValueRow) -> tuple[float, float]:
 
 
 def _value(number: int, value: ValueRow, threshold: float) -> tuple[Cell, ...]:
-    bad = value.sqnr_db is not None and value.sqnr_db < threshold and not value.compensated
-    name = Cell(_tail(words.safe(value.name)), "plain")
-    sqnr = Cell(decibels(value.sqnr_db), "bad" if bad else "plain")
+    name = _tail(words.safe(value.name))
+    sqnr = Cell(decibels(value.sqnr_db), "bad" if is_bad(value, threshold) else "plain")
     cosine = "-" if value.cosine is None else words.cosine(value.cosine)
     own = decibels(value.own_sqnr_db)
     return row(str(number), name, words.safe(value.op, 40), _shape(value.shape), sqnr, own, cosine, remark(value))
@@ -262,9 +263,10 @@ def _verdict(found: Comparison) -> Iterator[str]:
     if known:
         made_up = " on synthetic inputs" if found.data == "synthetic" else ""
         yield f"{words.decibels(min(known))} at the worst output{made_up}"
-    if found.first_bad is None:
-        yield f"none below {found.threshold_db:g} dB"
-    elif found.first_bad.gradual:
-        yield f"first below {found.threshold_db:g} dB at {words.safe(found.first_bad.layer, 120)}"
-    else:
-        yield f"first bad layer {words.safe(found.first_bad.layer, 120)} ({decibels(found.first_bad.sqnr_db)})"
+    limit, below, bad = f"{found.threshold_db:g} dB", found.first_below, found.first_bad
+    if below is None:
+        yield f"none below {limit}"
+    elif below != bad:
+        yield f"first below {limit} at {words.safe(below.layer, 120)}"
+    if bad is not None:
+        yield f"first bad layer {words.safe(bad.layer, 120)} ({decibels(bad.sqnr_db)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnxcompress.comparing.parting import is_bad
 from onnxcompress.render import comparison, markdown, words
 from onnxcompress.render.blocks import Block, Cell, Lines, Table, row
 from onnxcompress.render.html_blocks import sections, text
@@ -84,7 +85,6 @@ def _head(title: str) -> str:
 
 
 def _row(number: int, value: ValueRow, threshold: float) -> str:
-    bad = value.sqnr_db is not None and value.sqnr_db < threshold and not value.compensated
     cosine = "" if value.cosine is None else words.cosine(value.cosine)
     error = "" if value.max_abs_error is None else words.number(value.max_abs_error)
     layer = value.node or value.segment[-1]
@@ -93,7 +93,7 @@ def _row(number: int, value: ValueRow, threshold: float) -> str:
         f'<th scope="row" class="name">{text(words.safe(value.name))}</th>',
         f"<td>{text(words.safe(value.op))}</td>",
         f'<td class="why">{text(words.safe(layer))}</td>',
-        _number(comparison.decibels(value.sqnr_db), value.sqnr_db, bad=bad),
+        _number(comparison.decibels(value.sqnr_db), value.sqnr_db, bad=is_bad(value, threshold)),
         _number(comparison.decibels(value.own_sqnr_db), value.own_sqnr_db),
         _number(cosine, value.cosine),
         _number(error, value.max_abs_error),

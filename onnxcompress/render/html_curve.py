@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from onnxcompress.comparing.facts import Comparison, ValueRow
 
-_WIDTH, _HEIGHT = 760, 340
+_WIDTH, _HEIGHT = 760, 350
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 740, 40, 290
 _BAND = 22  # above the axis, for what is exact
 _EXACT_DB, _LOWEST_DB = 100.0, -20.0
@@ -90,7 +90,7 @@ def _grid(axes: _Axes, threshold: float) -> Iterator[str]:
     yield _label(_LEFT - 8, _TOP - _BAND + 4, "end", "exact")
     yield _line(axes.y(threshold), ' class="threshold"')
     yield _label(_RIGHT, axes.y(threshold) - 5, "end", f"threshold {threshold:g} dB")
-    yield _label((_LEFT + _RIGHT) / 2, _HEIGHT - 20, "middle", "values in topological order")
+    yield _label((_LEFT + _RIGHT) / 2, _HEIGHT - 6, "middle", "values in topological order")
 
 
 def _line(y: float, more: str = "") -> str:
@@ -117,12 +117,14 @@ def _dot(kind: str, value: ValueRow, x: float, y: float, radius: float) -> str:
 
 
 def _first(found: Comparison, values: Sequence[ValueRow], axes: _Axes) -> Iterator[str]:
-    """A line and a name at the first bad layer."""
-    if found.first_bad is None:
-        return
-    index = next(i for i, value in enumerate(values) if value.name == found.first_bad.name)
-    x = axes.x(index)
-    yield f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - _BAND}" y2="{_BOTTOM}"></line>'
-    anchor = "start" if x < (_LEFT + _RIGHT) / 2 else "end"
-    shown = ("first below: " if found.first_bad.gradual else "first bad: ") + words.safe(found.first_bad.layer, 70)
-    yield _label(x + (4 if anchor == "start" else -4), _BOTTOM + 18, anchor, shown)
+    """A line and a name where values go below the threshold, and at the first bad layer."""
+    marks = {} if found.first_below is None else {found.first_below.name: ("first below", found.first_below)}
+    if found.first_bad is not None:
+        marks[found.first_bad.name] = ("first bad", found.first_bad)
+    places = {value.name: axes.x(index) for index, value in enumerate(values)}
+    for row, (name, (word, parting)) in enumerate(marks.items()):
+        x = places[name]
+        yield f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - _BAND}" y2="{_BOTTOM}"></line>'
+        anchor = "start" if x < (_LEFT + _RIGHT) / 2 else "end"
+        shown = f"{word}: {words.safe(parting.layer, 70)}"
+        yield _label(x + (4 if anchor == "start" else -4), _BOTTOM + 16 + 16 * row, anchor, shown)
