@@ -151,7 +151,8 @@ class _Comparing:
         """The rows with the errors of steps alone, where values differ at all, and what differs on purpose."""
         types = {n: m.dtype for n, m in meters.items() if m.dtype is not None and m.dtype.kind != "O"}
         nbytes = {n: VALUE_BYTES * math.prod(m.shape) for n, m in meters.items()}
-        targets = [p for p in pairs if meters[p.a].figures()[0] < SAME_DB]
+        low = {row.name for row in rows if is_bad(row, self.options.threshold)}
+        targets = [p for p in pairs if meters[p.a].figures()[0] < SAME_DB or low.intersection(before[p.a])]
         own = Grafts(self.models, line, pairs, types, nbytes).own(targets, data, self.options)
         rows = tuple(_with_own(row, own) for row in rows)
         turned = compensated(rows, before, self.options.threshold)

@@ -46,15 +46,19 @@ class Walk:
 
 def sizes(model: Model, names: Sequence[str], feeds: Feeds, threads: int | None) -> dict[str, Shape]:
     """The shapes of values in one call; without those of which the runtime cannot tell any."""
-    for chosen in (names, [n for n in names if n in float_values(model)]):
+    try:
+        seen = observe(model, names, [feeds], noise=False, threads=threads)
+    except OutOfMemory:
+        raise
+    except RuntimeFailure:
+        certain = float_values(model)
         try:
-            seen = observe(model, chosen, [feeds], noise=False, threads=threads)
+            seen = observe(model, [n for n in names if n in certain], [feeds], noise=False, threads=threads)
         except OutOfMemory:
             raise
         except RuntimeFailure:
-            continue
-        return {name: value.shapes[0] for name, value in seen.items()}
-    return {}
+            return {}
+    return {name: value.shapes[0] for name, value in seen.items()}
 
 
 def grouped(pairs: Sequence[Pair], shapes: Mapping[str, Shape]) -> list[list[Pair]]:
