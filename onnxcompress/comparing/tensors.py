@@ -32,7 +32,9 @@ class Tensors:
 
     def __init__(self, model: Model, scopes: Scopes, facts: Iterable[StoredFacts]) -> None:
         self.model = model
-        self.facts = {fact.name: fact for fact in reversed(list(facts))}
+        self.facts: dict[str, StoredFacts] = {}
+        for fact in facts:
+            self.facts.setdefault(fact.name, fact)
         self.stored: dict[str, Tensor] = {}
         for item in stored_tensors(scopes, scopes):
             self.stored.setdefault(item.name, item.tensor)
