@@ -258,7 +258,8 @@ def _verdict(found: Comparison) -> Iterator[str]:
     if found.data is None:
         yield "values not compared"
         return
-    yield f"{words.plural(len(found.values), 'value')} compared"
+    place = ", matched by their place," if found.matched_by == "place" else ""
+    yield f"{words.plural(len(found.values), 'value')}{place} compared"
     known = [item.sqnr_db for item in found.outputs if item.sqnr_db == item.sqnr_db]
     if known:
         made_up = " on synthetic inputs" if found.data == "synthetic" else ""
