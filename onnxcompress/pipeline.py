@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxcompress import guards
-from onnxcompress.errors import ModelError, OnnxCompressError, RuntimeFailure
+from onnxcompress.errors import OnnxCompressError, RuntimeFailure
 from onnxcompress.forms import remembered
 from onnxcompress.forms.chain_costs import shipped
 from onnxcompress.forms.unpacking import unpacked
 from onnxcompress.graph import edit, writer
 from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.model import Model
-from onnxcompress.graph.opset import raised
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
 from onnxcompress.passes.repacking import repacked
 from onnxcompress.progress import Progress, Silent
@@ -28,7 +27,7 @@ from onnxcompress.report import LayerRecord, Step
 from onnxcompress.runtime.machine import isa_class
 from onnxcompress.runtime.memory import peak_bytes
 from onnxcompress.stats.activations import Observed, observe
-from onnxcompress.stats.equivalence import compare
+from onnxcompress.stats.equivalence import raised_alike
 from onnxcompress.stats.output_noise import NOISE_LIMIT
 from onnxcompress.stats.probe import Probe
 from onnxcompress.stats.sensitivity import damage
@@ -251,7 +250,7 @@ def _prepared(model: Model, step: PlanningPass, environment: Environment, before
 def _at_opset(model: Model, wanted: int, environment: Environment, notes: list[str]) -> tuple[Model, int | None]:
     """The model at a newer operator set, or as it is, and then the limit that it has."""
     try:
-        newer = _raised(model, wanted, environment)
+        newer = raised_alike(model, wanted, seed=environment.seed)
     except OnnxCompressError as error:
         notes.append(f"opset left at {model.opset}: {error.message}")
         return model, model.opset
@@ -294,14 +293,3 @@ def _damage(model: Model, step: PlanningPass, context: Context, environment: Env
         return damage(model, trials, feeds, environment.progress, threads=environment.threads)
     except RuntimeFailure:
         return {}
-
-
-def _raised(model: Model, opset: int, environment: Environment) -> Model:
-    """The model at a newer operator set, if it computes the same there."""
-    newer = raised(model, opset)
-    found = compare(model, newer, seed=environment.seed)
-    if found.skipped is not None:
-        raise ModelError(f"at opset {opset} it could not be compared with the original: {found.skipped}")
-    if found.difference is not None:
-        raise ModelError(f"at opset {opset} it computes something else: {found.difference}")
-    return newer

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer import Option
 
+from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
+from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import DataFlags, ReportFlags
 from onnxcompress.cli.tables import PageFlags
 from onnxcompress.errors import UsageError
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from onnxcompress.comparing.facts import Comparison, Options
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-First = Annotated[Path, typer.Argument(metavar="A", help="One model.")]
-Second = Annotated[Path, typer.Argument(metavar="B", help="Another one, such as A compressed.")]
+First = Annotated[Path, typer.Argument(metavar="A", help="One model.", autocompletion=completion.models)]
+Second = Annotated[
+    Path, typer.Argument(metavar="B", help="Another one, such as A compressed.", autocompletion=completion.models)
+]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class CompareFlags:
             write_whole(path, text)
 
 
-@app.command("compare")
+@app.command("compare", cls=Command)
 @flat
 def compare(a: First, b: Second, compared: CompareFlags, data: DataFlags, page: PageFlags) -> None:
     """Compare two models: their graphs and stored tensors, and where along the graph their values part."""

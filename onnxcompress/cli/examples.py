@@ -71,6 +71,10 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
             "Which layers bear 4 bits least, and what to exclude.",
         ),
     ),
+    "compare": (
+        Example("onnxcompress compare model.onnx model.int8.onnx --data calib", "Where along the graph they part."),
+        Example("onnxcompress compare a.onnx b.onnx --min-sqnr 30 --report c.html", "Exit with 1 below; a drawing."),
+    ),
     "inspect": (
         Example("onnxcompress inspect model.onnx", "One page: size, work, memory, layers, prospects."),
         Example("onnxcompress inspect model.onnx --layers --sort macs --top 20", "The layers that compute most."),

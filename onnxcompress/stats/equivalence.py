@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxcompress.data.synthetic import synthetic_candidates
-from onnxcompress.errors import DataError, RuntimeFailure
+from onnxcompress.errors import DataError, ModelError, RuntimeFailure
 from onnxcompress.graph import writer
+from onnxcompress.graph.opset import raised
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.runtime.session import Session
 
@@ -157,3 +158,18 @@ def _beyond_rounding(one: np.ndarray, two: np.ndarray) -> str | None:
 def _step(dtype: np.dtype) -> float:
     """Distance from one to the next number of a half-precision type."""
     return 2.0**-7 if dtype.name == "bfloat16" else 2.0**-10
+
+
+def raised_alike(model: Model, opset: int, *, seed: int = 0) -> Model:
+    """The model at a newer operator set, if it computes the same there.
+
+    Raises:
+        ModelError: it cannot be raised, computes something else then, or could not be compared.
+    """
+    newer = raised(model, opset)
+    found = compare(model, newer, seed=seed)
+    if found.skipped is not None:
+        raise ModelError(f"at opset {opset} it could not be compared with the original: {found.skipped}")
+    if found.difference is not None:
+        raise ModelError(f"at opset {opset} it computes something else: {found.difference}")
+    return newer
