@@ -15,7 +15,6 @@ from onnxcompress.errors import ModelError
 from onnxcompress.forms import static
 from onnxcompress.forms.factored import FACTORED
 from onnxcompress.passes.base import FIDELITY, PlanningPass
-from onnxcompress.passes.factor_work import SLOWER
 from onnxcompress.stats.output_noise import NOISE_LIMIT
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from onnxcompress.graph.model import Model
     from onnxcompress.pipeline import Ran
+    from onnxcompress.report import LayerRecord
     from onnxcompress.verify.budgets import Budgets
     from onnxcompress.verify.verify import Verification
 
@@ -169,23 +169,33 @@ def taken_back(tried: Sequence[Attempt], kept: Attempt) -> str | None:
     return f"{first.told()}: written again {how}"
 
 
-def refuse_idle(ran: Sequence[Ran]) -> None:
-    """Refuse a run of which a planning pass found nothing to do.
+def refuse_idle(ran: Sequence[Ran]) -> list[Ran]:
+    """The steps, with a note where a planning pass found nothing to do beside others that did.
 
     Raises:
-        ModelError: nothing would change.
+        ModelError: none of them found anything, so nothing would change.
     """
     planning = [r for r in ran if isinstance(r.step, PlanningPass)]
-    for step in planning:
-        records = [o.record for o in step.outcomes] or list(step.layers)
-        taken_away = len(planning) > 1 and any(record.reason == SLOWER for record in records)
-        if taken_away or any(record.status == "done" for record in records):
-            continue
-        if not records:
+    idle = [r for r in planning if not any(record.status == "done" for record in _records(r))]
+    for step in idle:
+        if not _records(step):
             raise ModelError("the model holds no weights", "There is nothing to compress in it.")
-        reasons = dict.fromkeys(r.reason or "" for r in sorted(records, key=lambda r: -r.bytes_before))
-        why = "; ".join(list(reasons)[:3])
+    if planning and len(idle) == len(planning):
+        step = idle[-1]
+        tensors = f"none of the {len(_records(step))} stored float tensors"
         raise ModelError(
-            f"none of the {len(records)} stored float tensors can be compressed by {step.step.name}: {why}",
+            f"{tensors} can be compressed by {step.step.name}: {_why(step)}",
             "See --dry-run --verbose for each tensor, and the options of the verb.",
         )
+    noted = {id(r): (*r.notes, f"{r.step.name} changed nothing: {_why(r)}") for r in idle}
+    return [replace(r, notes=noted[id(r)]) if id(r) in noted else r for r in ran]
+
+
+def _records(ran: Ran) -> list[LayerRecord]:
+    return [o.record for o in ran.outcomes] or list(ran.layers)
+
+
+def _why(ran: Ran) -> str:
+    """The reasons of the largest tensors."""
+    reasons = dict.fromkeys(r.reason or "" for r in sorted(_records(ran), key=lambda r: -r.bytes_before))
+    return "; ".join(list(reasons)[:3])

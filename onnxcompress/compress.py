@@ -229,7 +229,7 @@ class _Run:
             identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory, watch=watch,
         )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
-        refuse_idle(ran)
+        ran = refuse_idle(ran)
         model = model.copy()
         provenance.stamp(model, recipe, self.options.seed)
         return model, ran

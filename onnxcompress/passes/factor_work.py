@@ -61,8 +61,10 @@ class Work:
     _noise: dict[tuple[str, Option], float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Model, context: Context, include: Sequence[str], exclude: Sequence[str]) -> Work:
-        """Look at a model; what layers see is measured.
+    def of(
+        cls, model: Model, context: Context, include: Sequence[str], exclude: Sequence[str], *, tables: bool = True
+    ) -> Work:
+        """Look at a model; what layers see is measured. Without ``tables`` weights that rows are looked up in stay.
 
         Raises:
             UsageError: a pattern matches nothing.
@@ -78,6 +80,8 @@ class Work:
             site = unfit(weight) or selection.reason(weight) or finder.site(weight)
             if isinstance(site, str):
                 reasons.append((weight, site))
+            elif not tables and any(leaf.op == "Gather" for leaf in weight.leaves):
+                reasons.append((weight, "a lookup table, which was to stay"))
             else:
                 sites.append(site)
         rounding = watched(model, context, [s.weight for s in sites], scopes.main, learn=False)

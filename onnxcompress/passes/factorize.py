@@ -64,6 +64,7 @@ class Factorize:
     include: tuple[str, ...] = field(default=(), metadata={"help": "Only weights whose name, or a reader's, matches."})
     exclude: tuple[str, ...] = field(default=(), metadata={"help": "No weights whose name, or a reader's, matches."})
 
+    tables: bool = field(default=True, metadata={"help": "Give lookup tables a low rank as well."})
     refit: bool = field(
         default=True, metadata={"help": "With data, fit factors and the layers behind them to what the original gives."}
     )
@@ -165,5 +166,5 @@ class Factorize:
     def _work(self, model: Model, context: Context) -> Work:
         known: Work | None = context.notebook.get("work")
         if known is None:
-            known = context.notebook["work"] = Work.of(model, context, self.include, self.exclude)
+            known = context.notebook["work"] = Work.of(model, context, self.include, self.exclude, tables=self.tables)
         return known
