@@ -7,7 +7,6 @@ or that misses a budget, is made again in other ways before it is given up, see 
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from onnxcompress import inputs, pipeline, provenance
 from onnxcompress.attempts import Attempt, Manner, best, first_manner, following, refuse_idle, taken_back
 from onnxcompress.data.options import DataOptions
 from onnxcompress.errors import RuntimeFailure, UsageError
-from onnxcompress.graph import writer
+from onnxcompress.graph import leftovers, writer
 from onnxcompress.graph.model import Model
 from onnxcompress.kept import KeptSteps, StepBroke, Watching
 from onnxcompress.passes.base import FIDELITY
@@ -126,11 +125,10 @@ class _Run:
         self.data, self.notes, self.judged = _data(self.source, options, run=options.verify)
         if options.verify and (options.data or options.eval_data or recipe.budgets.asked):
             preflight(path, self.judged, _verify_options(options, recipe.budgets))
-        part = f".{self.target.stem}.{os.getpid()}.candidate.onnx"
         self.hashing = ThreadPoolExecutor(1, "hash")
         self.original = self.hashing.submit(model_facts, self.source)
         self.memory: dict[str, Any] = {}
-        self.candidate = self.target.with_name(part)
+        self.candidate = leftovers.candidate(self.target)
         self.standing: Model | None = None
 
     def _refuse_unjudgeable(self) -> None:
@@ -155,6 +153,7 @@ class _Run:
         extents = open_extents(self.recipe)
         if self.options.dry_run:
             return self._foreseen(extents)
+        writer.tidy(self.target.parent)
         try:
             if extents is None:
                 return self._published(*self._attempted(self.recipe))

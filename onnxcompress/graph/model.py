@@ -19,6 +19,7 @@ from onnxcompress.graph import external
 from onnxcompress.graph.interface import unknown_type
 from onnxcompress.graph.payload import Computed, FileRange, Payload, stored_bytes
 from onnxcompress.graph.scratch import ScratchFolder
+from onnxcompress.graph.soundness import check_graph, check_values
 from onnxcompress.graph.wire import LARGE, PAYLOAD_KEY, cut
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Model:
 
         Raises:
             UsageError: there is no such file.
-            ModelError: it is empty, truncated, no ONNX model, or its external data are unsafe or missing.
+            ModelError: it is empty, truncated, no ONNX model, its external data are unsafe or missing, or its graph
+                cannot be one (names, cycles, data that do not fit).
         """
         if not path.exists():
             raise UsageError(f"the model {path} does not exist", "Check the path.")
@@ -81,6 +83,7 @@ class Model:
         model._payloads = {str(i): FileRange(path, s.offset, s.length) for i, s in enumerate(spans)}
         for tensor in model.tensors():
             model._admit(tensor)
+        check_graph(proto)
         return model
 
     def _admit(self, tensor: Tensor) -> None:
@@ -96,6 +99,7 @@ class Model:
             payload = external.locate(tensor, self.path.parent)
             self._attach(tensor, payload)
         if not isinstance(payload, FileRange):
+            check_values(tensor)
             return
         known = tensor.data_type in helper.get_all_tensor_dtypes() and tensor.data_type != Tensor.STRING
         if not known or payload.length != stored_bytes(tensor.data_type, tensor.dims):

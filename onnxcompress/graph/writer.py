@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +18,7 @@ from typing import BinaryIO
 import onnx
 
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
+from onnxcompress.graph import leftovers
 from onnxcompress.graph.layout import Layout, Part, Values, size
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import FileRange
@@ -87,6 +87,13 @@ def discard(candidate: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+def tidy(folder: Path) -> None:
+    """Remove what processes that were killed have left in a folder."""
+    for path in leftovers.abandoned(folder):
+        with contextlib.suppress(OSError):
+            discard(path)
+
+
 def _own_data(path: Path) -> set[Path]:
     """The external data files of a model that this module wrote, as their names tell."""
     if not path.exists():
@@ -106,7 +113,7 @@ def to_bytes(model: Model) -> bytes:
 
 def _save_external(model: Model, path: Path, stem: str, told: Told | None, durable: bool) -> None:
     twin = model.copy()
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = leftovers.make(path)
     part = Path(name)
     moved: list[Tensor] = []
     digest = hashlib.sha256()
@@ -151,7 +158,7 @@ def _values(model: Model, part: Values) -> bytes | memoryview:
 
 
 def _write(model: Model, path: Path, parts: list[Part], told: Told | None, durable: bool) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = leftovers.make(path)
     part_file = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
