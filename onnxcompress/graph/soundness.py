@@ -15,7 +15,7 @@ from onnxcompress.graph.payload import element_count, stored_bytes
 from onnxcompress.graph.scopes import subgraphs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _HINT = "The file is damaged or was made by hand; export the model again."
 
@@ -68,55 +68,67 @@ def check_graph(proto: onnx.ModelProto) -> None:
         ModelError: a node has no output, a name is defined twice in one graph, or nodes depend on each other in a
             circle or on a name that nothing defines.
     """
-    _graph(proto.graph, frozenset())
+    _refuse(_graph(proto.graph))
     for function in proto.functions:
-        _nodes(function.node, list(function.input), frozenset(), list(function.output))
+        _refuse(_free(function.node, list(function.input), list(function.output)))
 
 
-def _graph(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+def _refuse(free: Mapping[str, onnx.NodeProto | None]) -> None:
+    """Raise ModelError for the first name that is read and defined nowhere."""
+    for name, reader in free.items():
+        if reader is None:
+            raise ModelError(f"the output {name!r} is not defined", _HINT)
+        raise ModelError(
+            f"the node {_label(reader)!r} ({reader.op_type}) reads {name!r}, which is not defined", _HINT
+        )  # fmt: skip
+
+
+def _graph(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto | None]:
+    """The names that a graph reads from around it, each with a node that reads it; None for an output."""
     stored = [t.name for t in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
     _once(stored, "initializers")
     inputs = [i.name for i in graph.input]
     _once(inputs, "inputs")
-    _nodes(graph.node, [*inputs, *stored], outer, [o.name for o in graph.output])
+    return _free(graph.node, [*inputs, *stored], [o.name for o in graph.output])
 
 
-def _nodes(nodes: Sequence[onnx.NodeProto], given: list[str], outer: frozenset[str], outputs: list[str]) -> None:
-    """Check the nodes of one graph: ``given`` are its inputs and initializers, ``outer`` what it sees around it."""
-    seen = set(given)
-    for node in nodes:
-        if not any(node.output):
+def _free(
+    nodes: Sequence[onnx.NodeProto], given: Sequence[str], outputs: Sequence[str]
+) -> dict[str, onnx.NodeProto | None]:
+    """The same for a list of nodes; ``given`` are its inputs and initializers.
+
+    Graphs are sorted as a rule, and then one pass is enough: cycles are looked for only where one is not.
+    """
+    defined, late = set(given), list[tuple[onnx.NodeProto, list[str]]]()
+    reads = [_reads(node) for node in nodes]
+    for node, names in zip(nodes, reads, strict=True):
+        if missing := [name for name in names if name and name not in defined]:
+            late.append((node, missing))
+        found = [name for name in node.output if name]
+        if not found:
             raise ModelError(f"the node {node.name!r} ({node.op_type}) has no output", _HINT)
-        for name in filter(None, node.output):
-            if name in seen:
+        for name in found:
+            if name in defined:
                 raise ModelError(f"the graph defines the name {name!r} twice", _HINT)
-            seen.add(name)
-    visible = outer | seen
-    for node in nodes:
-        for name in node.input:
-            if name and name not in visible:
-                label = next(filter(None, node.output))
-                raise ModelError(f"the node {label!r} ({node.op_type}) reads {name!r}, which is not defined", _HINT)
-    for name in outputs:
-        if name not in visible:
-            raise ModelError(f"the output {name!r} is not defined", _HINT)
-    _acyclic(nodes, [_reads(node) for node in nodes])
-    for node in nodes:
-        for graph in subgraphs(node):
-            _graph(graph, visible)
+            defined.add(name)
+    if any(name in defined for _, missing in late for name in missing):
+        _acyclic(nodes, reads)
+    free: dict[str, onnx.NodeProto | None] = {}
+    for node, missing in late:
+        free |= {name: node for name in missing if name not in defined and name not in free}
+    return free | {name: None for name in outputs if name not in defined and name not in free}
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Every name that a node or a graph in it reads; names that such a graph defines itself may be among them."""
-    names = set(node.input)
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Every name that a node, or a graph in it, reads from around it."""
+    names = list(node.input)
     for graph in subgraphs(node):
-        own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-        inner: set[str] = {o.name for o in graph.output}
-        for child in graph.node:
-            inner |= _reads(child)
-            own.update(child.output)
-        names |= inner - own
+        names += _graph(graph)
     return names
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return next(filter(None, node.output), node.name)
 
 
 def _acyclic(nodes: Sequence[onnx.NodeProto], reads: Sequence[Iterable[str]]) -> None:
@@ -138,8 +150,7 @@ def _acyclic(nodes: Sequence[onnx.NodeProto], reads: Sequence[Iterable[str]]) ->
                 ready.append(reader)
     if done < len(nodes):
         stuck = nodes[next(index for index, count in enumerate(open_) if count)]
-        label = next(filter(None, stuck.output))
-        raise ModelError(f"the node {label!r} ({stuck.op_type}) depends on its own result", _HINT)
+        raise ModelError(f"the node {_label(stuck)!r} ({stuck.op_type}) depends on its own result", _HINT)
 
 
 def _once(names: Sequence[str], kind: str) -> None:
