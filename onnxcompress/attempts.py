@@ -173,20 +173,21 @@ def refuse_idle(ran: Sequence[Ran]) -> list[Ran]:
     """The steps, with a note where a planning pass found nothing to do beside others that did.
 
     Raises:
-        ModelError: none of them found anything, so nothing would change.
+        ModelError: none of them found anything, so nothing would change; or one has left nothing to another like it.
     """
     planning = [r for r in ran if isinstance(r.step, PlanningPass)]
     idle = [r for r in planning if not any(record.status == "done" for record in _records(r))]
     for step in idle:
         if not _records(step):
             raise ModelError("the model holds no weights", "There is nothing to compress in it.")
-    if planning and len(idle) == len(planning):
-        step = idle[-1]
-        tensors = f"none of the {len(_records(step))} stored float tensors"
-        raise ModelError(
-            f"{tensors} can be compressed by {step.step.name}: {_why(step)}",
-            "See --dry-run --verbose for each tensor, and the options of the verb.",
-        )
+    busy = {r.step.name for r in planning if not any(r is other for other in idle)}
+    for step in idle:
+        if not busy or step.step.name in busy:
+            tensors = f"none of the {len(_records(step))} stored float tensors"
+            raise ModelError(
+                f"{tensors} can be compressed by {step.step.name}: {_why(step)}",
+                "See --dry-run --verbose for each tensor, and the options of the verb.",
+            )
     noted = {id(r): (*r.notes, f"{r.step.name} changed nothing: {_why(r)}") for r in idle}
     return [replace(r, notes=noted[id(r)]) if id(r) in noted else r for r in ran]
 

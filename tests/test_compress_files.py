@@ -352,3 +352,12 @@ def test_a_step_that_finds_nothing_to_do_is_refused(model: Path, tmp_path: Path)
 def test_the_output_is_no_device(model: Path) -> None:
     with pytest.raises(UsageError, match="no ordinary file"):
         onnxcompress.quantize(model, "/dev/null", force=True, **FAST)
+
+
+def test_a_step_that_finds_nothing_beside_others_is_told(model: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "both.toml"
+    recipe.write_text('[[steps]]\npass = "factorize"\nenergy = 1.0\n\n[[steps]]\npass = "quantize"\n')
+    result = onnxcompress.compress(model, recipe, **FAST)
+    (note,) = [n for n in result.report.steps[0].notes if "changed nothing" in n]
+    assert note.startswith("factorize changed nothing: ")
+    assert any(layer.status == "done" for layer in result.report.steps[-1].layers)
