@@ -230,7 +230,7 @@ class _Run:
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
         ran = refuse_idle(ran)
         model = model.copy()
-        provenance.stamp(model, recipe, self.options.seed)
+        provenance.stamp(model, recipe, environment, self.options.data_options)
         return model, ran
 
     def _write(self, model: Model) -> None:

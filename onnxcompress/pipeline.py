@@ -24,7 +24,7 @@ from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
 from onnxcompress.passes.repacking import repacked
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
-from onnxcompress.runtime.machine import isa_class
+from onnxcompress.runtime.machine import IsaClass, isa_class
 from onnxcompress.runtime.memory import peak_bytes
 from onnxcompress.stats.activations import Observed, observe
 from onnxcompress.stats.equivalence import raised_alike
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from onnxcompress.data.dataset import Dataset
+    from onnxcompress.forms.costs import Point
 
 _OBSERVED_CALLS = 4
 
@@ -55,7 +56,8 @@ class Watch(Protocol):
 class Environment:
     """What a run has besides the model and the recipe.
 
-    ``data`` is None where the model is not to be run; ``watch`` may take steps up and look at what they made.
+    ``data`` is None where the model is not to be run; ``watch`` may take steps up and look at what they made. ``isa``
+    is the kind of processor to choose forms for, ``tuned`` what they were measured to cost, which is added to.
     """
 
     data: Dataset | None = None
@@ -69,6 +71,8 @@ class Environment:
     max_memory: int = 1 << 30
     memory: dict[str, Any] = field(default_factory=dict)
     watch: Watch | None = None
+    isa: IsaClass = field(default_factory=isa_class)
+    tuned: dict[str, list[Point]] = field(default_factory=dict)
 
     @property
     def real(self) -> bool:
@@ -273,11 +277,12 @@ def _context(
             observed = observe(model, watched, calls, noise=environment.real, threads=environment.threads)
         except RuntimeFailure as error:
             notes.append(f"layers could not be watched: {error.message}")
-    table = remembered.costs(isa_class(), step.measured(model, observed), environment.progress)
+    measured = step.measured(model, observed)
+    table = remembered.costs(environment.isa, measured, environment.progress, environment.tuned)
     context = Context(
         observed=observed, costs=table, seed=environment.seed, fast_forms=environment.fast_forms,
         progress=environment.progress, opset_limit=limit, probe=environment.probe(model, state.before),
-        chains=shipped(isa_class()), chained=environment.chained, noise_limit=environment.noise_limit,
+        chains=shipped(environment.isa), chained=environment.chained, noise_limit=environment.noise_limit,
         final=state.final,
     )  # fmt: skip
     return replace(context, damage=_damage(model, step, context, environment)), notes

@@ -99,6 +99,16 @@ class Recipe:
         """
         return cls.from_text(ready_text(name), f"the ready recipe {name}", default_name=name)
 
+    @classmethod
+    def from_resolved(cls, data: Mapping[str, Any], where: str) -> Recipe:
+        """The inverse of `resolved`.
+
+        Raises:
+            UsageError: it says what this version does not know.
+        """
+        steps = tuple(_step(step, lambda _: where) for step in data["steps"])
+        return cls(steps, _budgets(data["budgets"], where, lambda _: where), data["name"])
+
     def resolved(self) -> dict[str, Any]:
         """Everything that was asked, with defaults filled in, as plain values."""
         return {

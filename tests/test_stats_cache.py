@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxcompress.runtime.cache_home import CacheWarning
 from onnxcompress.stats import cache
 from onnxcompress.stats.archive import Archive
 from onnxcompress.stats.gram import Grams
@@ -53,7 +54,7 @@ def test_nothing_but_the_entry_is_left(home: Path) -> None:
     assert [p.name for p in home.iterdir()] == [f"{KEY}.npz"]
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "text", "folder", "no names"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "text", "folder", "no names", "renamed"])
 def test_a_damaged_entry_is_as_good_as_none(home: Path, damage: str) -> None:
     cache.store(KEY, {"x": normal(1000)})
     path = home / f"{KEY}.npz"
@@ -67,7 +68,11 @@ def test_a_damaged_entry_is_as_good_as_none(home: Path, damage: str) -> None:
         path.mkdir()
     if damage == "no names":
         np.savez(path, x=normal(3))
-    assert cache.load(KEY) is None
+    if damage == "renamed":
+        cache.store("b" * 64, {"x": normal(3)})
+        (home / f"{'b' * 64}.npz").rename(path)
+    with pytest.warns(CacheWarning, match="is ignored"):
+        assert cache.load(KEY) is None
     if damage != "folder":
         cache.store(KEY, {"x": normal(4)})
         assert cache.load(KEY) is not None

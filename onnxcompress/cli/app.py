@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -83,8 +84,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _warn
     completion.prepare()
     sys.exit(run(sys.argv[1:]))
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as a sentence, without the place in the code that it comes from."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"warning: {message}\n")
 
 
 def run(arguments: Sequence[str]) -> int:

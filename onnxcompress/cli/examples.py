@@ -65,6 +65,12 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
             "Held to a budget, with the verdict for a build server.",
         ),
     ),
+    "reproduce": (
+        Example(
+            "onnxcompress reproduce model.int8.onnx --from model.onnx --data calls",
+            "The same bytes again, or exit code 1 and what differs.",
+        ),
+    ),
     "sensitivity": (
         Example(
             "onnxcompress sensitivity model.onnx --data calls --bits 4 --seconds 60",

@@ -75,6 +75,7 @@ def verbs() -> Iterator[Verb]:
     yield Verb("compress", "Run the steps of a recipe, and hold the result to its budgets.", _own("compress"))
     yield Verb("verify", "Compare a compressed model with its original.", _own("verify"))
     yield Verb("compare", "Show what differs between two models, and where their values part.", _own("compare"))
+    yield Verb("reproduce", "Make a result again from its provenance, and compare the bytes.", _own("reproduce"))
     yield Verb("sensitivity", "Rank layers by the damage that compressing each does.", _own("sensitivity"))
     yield Verb("inspect", "Show what is in a model, and what each verb could do to it.", _own("inspect"))
     yield Verb("bench", "Measure speed and memory of models, side by side.", _own("bench"))

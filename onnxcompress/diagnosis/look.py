@@ -107,7 +107,8 @@ def _threads(cores: int) -> Threads:
 def _forms(progress: Progress) -> Forms:
     table = remembered.costs(isa_class(), SHAPES, progress)
     known = {form: [p for p in points if (p.rows, p.inputs, p.outputs) in SHAPES] for form, points in table.items()}
-    return Forms("measured", str(remembered.cache_file()), _speeds(known))
+    file = remembered.cache_file()
+    return Forms("measured", None if file is None else str(file), _speeds(known))
 
 
 def _known_forms() -> Forms:

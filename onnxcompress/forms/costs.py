@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 MARGIN = 1.15  # a rival of the float product has to win by this much, so that choices do not flicker
 _NEIGHBOURS = 4
@@ -56,6 +57,23 @@ def parse(data: Mapping[str, object], isa: str) -> CostTable:
     if not isinstance(part, dict):
         return {}
     return {form: [Point(*row) for row in rows] for form, rows in part["points"].items()}
+
+
+def packed(table: CostTable) -> dict[str, object]:
+    """A table as plain values, each shape once: {"shapes": [[rows, inputs, outputs]], form: [speed-up or null]}."""
+    shapes = list(dict.fromkeys((p.rows, p.inputs, p.outputs) for points in table.values() for p in points))
+    known = {form: {(p.rows, p.inputs, p.outputs): p.speedup for p in points} for form, points in table.items()}
+    return {"shapes": [list(s) for s in shapes], **{f: [of.get(s) for s in shapes] for f, of in known.items()}}
+
+
+def parse_packed(data: Mapping[str, list[Any]]) -> dict[str, list[Point]]:
+    """The inverse of `packed`."""
+    shapes = data.get("shapes", [])
+    return {
+        form: [Point(r, i, o, speedup) for (r, i, o), speedup in zip(shapes, row, strict=True) if speedup is not None]
+        for form, row in data.items()
+        if form != "shapes"
+    }
 
 
 def speedup(table: CostTable, key: str, rows: int, inputs: int, outputs: int) -> float | None:
