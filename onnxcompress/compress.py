@@ -22,6 +22,7 @@ from onnxcompress.passes.base import FIDELITY
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.recipe import Recipe
 from onnxcompress.report import Outcome, Report
+from onnxcompress.runtime.blas import on_one_thread
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
 from onnxcompress.search.extents import open_extents, searched, settled_at, tag_of, told
@@ -79,6 +80,7 @@ class Result:
     passed: bool
 
 
+@on_one_thread
 def compress(model: Path, recipe: Recipe, options: RunOptions | None = None) -> Result:
     """Run a recipe on a model file, and verify what it made.
 

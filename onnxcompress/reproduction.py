@@ -20,6 +20,7 @@ from onnxcompress.graph.difference import first_difference
 from onnxcompress.graph.model import Model
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.provenance import Origin
+from onnxcompress.runtime.blas import on_one_thread
 from onnxcompress.verify.facts import model_facts, model_files
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class _Inputs:
     device: Device = "cpu"
 
 
+@on_one_thread
 def reproduce(output: Path, original: Path, options: ReproduceOptions | None = None) -> Reproduced:
     """Make a result again and compare.
 

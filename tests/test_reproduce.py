@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -23,8 +23,10 @@ from onnxcompress.forms.costs import Point, packed, parse_packed
 from onnxcompress.graph import writer
 from onnxcompress.reproduction import ReproduceOptions, reproduce
 from onnxcompress.stats import cache
-from onnxcompress.verify.verify import Verification
 from tests.small_models import normal, proto, write
+
+if TYPE_CHECKING:
+    from onnxcompress.verify.verify import Verification
 
 TEXT = "g (float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, first) r = Relu(h) y = MatMul(r, second) }"
 FAST: dict[str, Any] = {"seconds": 0.02}
@@ -113,8 +115,10 @@ def test_a_result_with_data_comes_out_again_whatever_they_are_called(
     output = made(getattr(onnxcompress, verb)(model, data=calls, **options, **FAST))
     assert str(calls.parent) not in json.dumps(said(output))
     untimed()
-    moved = shutil.copy(calls, calls.with_name("moved.npz"))
-    found = reproduce(output, shutil.copy(model, model.with_name("other.onnx")), ReproduceOptions(moved))
+    moved, other = calls.with_name("moved.npz"), model.with_name("other.onnx")
+    shutil.copy(calls, moved)
+    shutil.copy(model, other)
+    found = reproduce(output, other, ReproduceOptions(moved))
     assert found.identical, found.difference
 
 
@@ -135,7 +139,8 @@ def test_the_attempt_that_was_kept_is_made_again(
     real = module.verify
 
     def slow(*arguments: Any) -> Verification:
-        found = real(*arguments)
+        found: Verification = real(*arguments)
+        assert found.latency is not None
         latency = dataclasses.replace(found.latency, speedup=0.5, speedup_low=0.4, speedup_high=0.6)
         return dataclasses.replace(found, latency=latency)
 

@@ -19,7 +19,7 @@ from onnxcompress.graph.scopes import Scopes
 from onnxcompress.graph.shapes import float_values
 from onnxcompress.passes.survey import Chaining
 from onnxcompress.runtime.failures import OutOfMemory
-from onnxcompress.search.trials import IN_MEMORY, bounded
+from onnxcompress.search.trials import IN_MEMORY, Few, bounded
 from onnxcompress.solvers.clipping import candidates, grid, squared_error
 from onnxcompress.solvers.groups import Grid, per_channel
 from onnxcompress.stats.whatif import WhatIf
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.probe import Probe
 
 Array = np.ndarray
-_CALLS = 8
+_CALLS, _TRIAL_SECONDS = 8, 0.5
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,8 @@ def _measure(model: Model, ready: list[Unit], probe: Probe, deadline: float, fou
         part = _portion(ready)
         del ready[: len(part)]
         weights = list(dict.fromkeys(_name(u) for u in part))
-        session = WhatIf(
-            model, _values(part), weights, list(probe.data.take(_CALLS)), probe.threads, distributions=False
-        )
+        calls = Few(list(probe.data.take(_CALLS)), _TRIAL_SECONDS)
+        session = WhatIf(model, _values(part), weights, calls, probe.threads, distributions=False)
         probe.progress.start("measuring what layers lose on static integers", len(part))
         for unit in part:
             if time.perf_counter() + session.seconds > deadline:

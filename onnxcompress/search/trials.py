@@ -109,7 +109,7 @@ class Trials:
             names = [c.name for c in part]
             try:
                 self._session = WhatIf(
-                    self._model, (), names, _Few(self._calls, seconds), self._threads, distributions=False
+                    self._model, (), names, Few(self._calls, seconds), self._threads, distributions=False
                 )
             except OutOfMemory:
                 raise
@@ -145,7 +145,7 @@ def _or_infinite(noise: float | None) -> float:
     return float("inf") if noise is None else noise
 
 
-class _Few(Sequence["Feeds"]):
+class Few(Sequence["Feeds"]):
     """Calls that end where whoever reads them has worked on them for so many seconds, one call at least."""
 
     def __init__(self, calls: Sequence[Feeds], seconds: float) -> None:

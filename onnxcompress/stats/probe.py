@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from onnxcompress.graph import writer
 from onnxcompress.progress import Progress, Silent
-from onnxcompress.runtime.session import Session
 from onnxcompress.stats import cache
 from onnxcompress.stats.activations import observe
 from onnxcompress.stats.archive import Archive, collected
@@ -25,6 +20,7 @@ from onnxcompress.stats.paired_values import paired
 from onnxcompress.stats.removal_check import loaded
 from onnxcompress.stats.scores import producers
 from onnxcompress.stats.whatif import Treated, WhatIf
+from onnxcompress.stats.work import call_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.paired_values import Watched
 
 _MOST_CALLS = 128
-_TRIAL_CALLS = 4
+_TRIAL_CALLS, _TRIAL_SECONDS = 4, 0.5
 _FEWEST_CALLS = 4
 _JUDGED, _MOST_PAIRED = 8, 256
 _REMEMBERED = 1 << 28  # bytes of samples
@@ -120,16 +116,15 @@ class Probe:
 
     def _bearable(self, model: Model) -> int:
         """Calls on which Gram matrices are measured within about a minute."""
-        with tempfile.TemporaryDirectory(prefix="onnxcompress-") as folder:
-            path = Path(folder) / "model.onnx"
-            writer.save(model, path, durable=False)
-            session = Session(path, threads=self.threads)
-        feeds = self.data.first()
-        session.run(feeds)
-        started = time.perf_counter()
-        session.run(feeds)
-        seconds = time.perf_counter() - started
+        seconds = self._seconds(model)
         return max(_FEWEST_CALLS, min(_MOST_CALLS, int(_GRAM_SECONDS / (_GRAM_COST * seconds + 1e-9))))
+
+    def _seconds(self, model: Model) -> float:
+        """How long a call of a model should take; what its layers became of changes little of that."""
+        if "seconds" not in self.memory:
+            self.memory["seconds"] = call_seconds(model, self.data.first(), self.threads)
+        found: float = self.memory["seconds"]
+        return found
 
     def whatif(
         self,
@@ -140,8 +135,9 @@ class Probe:
         *,
         bits: Literal[8, 16] = 8,
     ) -> WhatIf:
-        """A session for trials."""
-        calls = list(self.data.parted(_TRIAL_CALLS)[1])
+        """A session for trials, on as many calls as half a second should do."""
+        most = max(1, int(_TRIAL_SECONDS / (self._seconds(model) + 1e-9)))
+        calls = list(self.data.parted(_TRIAL_CALLS)[1])[:most]
         return WhatIf(model, values, weights, calls, self.threads, dynamic or {}, bits=bits)
 
     def paired(self, original: Model, changed: Model, layers: Sequence[Watched]) -> dict[str, tuple[Sums, Sums]]:

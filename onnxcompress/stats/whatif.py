@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Grid = tuple[float, int]  # scale, zero point
 _PREFIX = "onnxcompress_whatif"
-_TRIAL_SECONDS = 0.5
 _BYTES = np.dtype(np.uint8)
 
 
@@ -53,7 +52,7 @@ class WhatIf:
         model: the model as it is, from opset 10; for sixteen bits from 21.
         values: float32 values of the main graph that may be rounded.
         weights: initializers of the main graph that may be replaced.
-        calls: inputs, all of them in memory; those are left out that would make trials last too long.
+        calls: inputs, as many as are asked for are kept in memory.
         threads: threads of the runtime.
         dynamic: values that products may see rounded with the range of each call.
         distributions: whether scores of classes are also compared as distributions.
@@ -99,8 +98,6 @@ class WhatIf:
         self._calls: list[Feeds] = []
         expected: list[dict[str, Array]] = []
         for feeds in calls:
-            if self._calls and time.perf_counter() - started > _TRIAL_SECONDS:
-                break
             self._calls.append(feeds)
             expected.append(self._run(feeds, {}, {}))
         self.seconds = time.perf_counter() - started
