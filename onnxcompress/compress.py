@@ -260,9 +260,10 @@ class _Run:
         if self.standing is not attempt.model:
             self._write(attempt.model)
         place = self.target if found.passed else self.target.with_suffix(".rejected.onnx")
-        writer.publish(self.candidate, place)
         verdict: Outcome = "passed" if found.passed else "failed"
-        return Result(self._report(attempt.ran, found, found.notes, place, verdict), place, found.passed)
+        report = self._report(attempt.ran, found, found.notes, place, verdict)  # of this file, whoever replaces it
+        writer.publish(self.candidate, place, new=found.passed and not self.options.force)
+        return Result(report, place, found.passed)
 
     def _report(self, ran: Sequence[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
                 place: Path | None, verdict: Outcome) -> Report:  # fmt: skip
@@ -270,7 +271,8 @@ class _Run:
         original = self.original.result()
         compressed = None
         if place is not None:
-            compressed = model_facts(place, parameters=original.parameters - sum(r.removed for r in ran))
+            kept = original.parameters - sum(r.removed for r in ran)
+            compressed = replace(model_facts(self.candidate, parameters=kept), path=str(place))
         return Report(
             provenance.tool(), machine_facts(), self.recipe.resolved(), self.options.seed, original, compressed,
             found.fidelity if found else None, found.latency if found else None, found.metrics if found else {},

@@ -200,7 +200,11 @@ def test_an_end_at_any_point_leaves_what_was_there(
     [{}, {"bits": 4, "symmetric": False}, {"scheme": "dynamic"}, {"verify": False}, {"simplify": False}],
     ids=str,
 )
-def test_two_runs_give_the_same_bytes_whatever_the_output_is_called(model: Path, options: dict[str, Any]) -> None:
+def test_two_runs_give_the_same_bytes_whatever_the_output_is_called(
+    model: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # on a busy machine one of them may be measured to be slower, and written another way
+    monkeypatch.setattr(import_module("onnxcompress.compress"), "following", lambda _: None)
     first, second = (onnxcompress.quantize(model, model.with_name(n), **options, **FAST) for n in ("a.onnx", "b.onnx"))
     assert first.path is not None
     assert second.path is not None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import warnings
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxcompress.forms import blockwise, fused
@@ -15,7 +17,6 @@ from onnxcompress.runtime.cache_home import CacheWarning, cache_home, warn_ignor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from onnxcompress.progress import Progress
 
@@ -143,9 +144,11 @@ def _add(key: str, found: CostTable) -> None:
     rows = {f: [[p.rows, p.inputs, p.outputs, p.speedup] for p in points] for f, points in table.items()}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        part = Path(name)
         try:
-            part.write_text(json.dumps({**data, key: {"points": rows}}, indent=1) + "\n", encoding="utf-8")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps({**data, key: {"points": rows}}, indent=1) + "\n")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

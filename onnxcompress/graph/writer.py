@@ -67,14 +67,43 @@ def save(
             _save_external(model, path, stem or path.name, told, durable)
 
 
-def publish(candidate: Path, target: Path) -> None:
-    """Give a finished model its name, in one instant, and remove the external data of the one it replaces."""
+def publish(candidate: Path, target: Path, *, new: bool = False) -> None:
+    """Give a finished model its name, in one instant, and remove the external data of the one it replaces.
+
+    Args:
+        candidate: the model, in the folder of the target.
+        target: its name; of several processes that give it the last one wins.
+        new: refuse where there is such a file by now.
+
+    Raises:
+        UsageError: there is.
+    """
     with _spoken(target):
-        old = _own_data(target)
-        candidate.replace(target)
+        if new and not _named(candidate, target):
+            raise UsageError(
+                f"{target} exists: something else wrote it in the meantime",
+                "Choose another name with -o, or overwrite it with --force.",
+            )
+        old = set() if new else _own_data(target)
+        if not new:
+            candidate.replace(target)
         _sync_folder(target.parent)
         for stale in old - _own_data(target):
             stale.unlink(missing_ok=True)
+
+
+def _named(candidate: Path, target: Path) -> bool:
+    """Give a file a name if that is free; of several processes one alone gets it."""
+    try:
+        target.hardlink_to(candidate)
+        candidate.unlink()
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links, where a look has to do
+        if target.exists():
+            return False
+        candidate.replace(target)
+    return True
 
 
 def discard(candidate: Path) -> None:
