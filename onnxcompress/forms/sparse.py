@@ -41,6 +41,7 @@ VALUES, PLACES = ".v", ".m"  # what is stored of a weight is named so
 _LANES = 128  # blocks of a column
 _NODES = 1000  # bytes of the nodes and small constants, roughly
 _BLOCKS = 200  # and so many more where blocks are put in their places
+_FACTORS = 500  # and where a product is added
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,44 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Kept:
-    """Values of a weight, flat, with their error; those that are zero are not stored."""
+    """Values of a weight, flat, with their error; those that are zero are not stored.
+
+    ``factors``: (out, rank) and (rank, in), whose product is added to them.
+    """
 
     values: np.ndarray
     error: float | None = None
+    factors: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A product of a rank that is added to a weight seen as rows in a layout; its factors are stored as float16."""
+
+    layout: Layout
+    rank: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors, with their nodes."""
+        return 2 * self.rank * (self.layout.out + self.layout.inputs) + _FACTORS
+
+    def stored(self, writing: Writing, codes: Codes) -> tuple[NewTensor, NewTensor]:
+        """The factors of what is computed."""
+        name, half = writing.weight.name, np.dtype(np.float16)
+        return (
+            codes.stored(
+                writing.namer(f"{name}.a"), half, (self.layout.out, self.rank), lambda found: found.factors[0]
+            ),
+            codes.stored(writing.namer(f"{name}.b"), half, (self.rank, self.layout.inputs), lambda f: f.factors[1]),
+        )
+
+    def added(self, chain: Chain, value: str, factors: tuple[NewTensor, NewTensor]) -> None:
+        """The product added to a value in the shape of the weight."""
+        weight = chain.writing.weight
+        a, b = (chain.add("Cast", [f.name], "factor", to=weight.tensor.data_type) for f in factors)
+        product = self.layout.restored(chain, chain.add("MatMul", [a, b], "product"))
+        chain.add("Add", [value, chain.shaped(product, weight.dims)], "sum")
 
 
 def nbytes(count: int, kept: int, bits: float) -> int:
@@ -219,7 +254,9 @@ def codes(chain: Chain, support: Support, places: str, stored: str) -> str:
     return chain.shaped(support.expanded(chain, places, values, length, zero), shape)
 
 
-def write(writing: Writing, kept: int | Support, data_type: int, solve: Callable[[], Kept]) -> tuple[Edit, int, Codes]:
+def write(
+    writing: Writing, kept: int | Support, data_type: int, solve: Callable[[], Kept], beside: Beside | None = None
+) -> tuple[Edit, int, Codes]:
     """The edit that stores the values that stay of a weight as floats, the bytes of its tensors, and what is computed.
 
     Args:
@@ -227,10 +264,11 @@ def write(writing: Writing, kept: int | Support, data_type: int, solve: Callable
         kept: where values may be other than zero, or how many of them anywhere.
         data_type: in which values are stored, that of the weight or a shorter one.
         solve: the weight as it will be, in the order in which it is stored.
+        beside: a product that is added to it, of which ``solve`` gives the factors; with values in the weight's type.
     """
     weight = writing.weight
     support = Blocks.single(weight.elements, kept) if isinstance(kept, int) else kept
-    codes = Codes(solve, writing.values)
+    codes = Codes(solve, writing.values if beside is None else None)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
     places = store_places(writing, codes, support, lambda found: found.values.astype(dtype).ravel())
     values = codes.stored(
@@ -241,11 +279,14 @@ def write(writing: Writing, kept: int | Support, data_type: int, solve: Callable
     )
     chain = Chain(writing)
     found = support.expanded(chain, places.name, values.name, support.stored, np.zeros(1, dtype))
-    chain.shaped(found, weight.dims)
+    found = chain.shaped(found, weight.dims)
+    factors = () if beside is None else beside.stored(writing, codes)
+    if beside is not None and factors:
+        beside.added(chain, found, factors)
     if data_type != weight.tensor.data_type:
         chain.add("Cast", [chain.nodes[-1].output[0]], "w", to=weight.tensor.data_type)
     chain.nodes[-1].output[0] = weight.name  # so that no reader has to change
-    tensors = (places, values, *chain.tensors)
+    tensors = (places, values, *factors, *chain.tensors)
     edit = Edit(weight.scope, tensors, tuple(chain.nodes), min_opset=MIN_OPSET, **edit_source(weight))  # type: ignore[arg-type]
-    stored = sum(payload.stored_bytes(t.data_type, t.dims) for t in (places, values))
+    stored = sum(payload.stored_bytes(t.data_type, t.dims) for t in (places, values, *factors))
     return edit, stored, codes

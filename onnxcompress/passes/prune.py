@@ -77,6 +77,9 @@ class Prune:
             "help": "What counts: magnitude, times its input, what others cannot take over; of structures row-share."
         },
     )
+    residual_rank: int | None = field(
+        default=None, metadata={"help": "Beside what stays of a matrix, a product of this rank, found together."}
+    )
     schedule: Literal["cubic", "linear"] | None = field(
         default=None,
         metadata={"help": "In rounds, each on what layers see by then; as far as budgets on fidelity hold, if given."},
@@ -192,6 +195,8 @@ class Prune:
         """One outcome for every stored float tensor."""
         if context.probe is None and self.importance in ("activation", "hessian"):
             raise UsageError(f"--importance {self.importance} has to see real inputs", "Give them with --data.")
+        if self.residual_rank is not None and not context.final:
+            raise UsageError("a product beside pruned weights is lost in a later step", "Let prune be the last one.")
         work = self._work(model, context)
         for weight, reason in work.reasons:
             yield Skip(skipped(model, weight, reason))
@@ -203,6 +208,9 @@ class Prune:
                 fit.append(weight)
             else:
                 yield Skip(skipped(model, weight, f"it cannot have the pattern {pattern.text}: {lacking}"))
+        rank = self.residual_rank
+        if rank is not None and (without := sum(not work.takes_product(w, rank) for w in fit)):
+            context.notes.append(f"without a product of rank {rank}, as they are too small or no matrices: {without}")
         for weight, zeros in zip(fit, self._zeros(work, fit, context), strict=True):
             yield self._outcome(work, weight, pattern, zeros, context)
 
@@ -242,17 +250,25 @@ class Prune:
         plain = sparse.Layout(weight.dims, tuple(range(len(weight.dims))), shape[0])
         layout = plain if rows is None else supports.layout_of(rows)
         support = supports.planned(layout, pattern, kept, bits)
-        small = support.nbytes(bits) < WORTH * before
+        beside = self._beside(work, weight, layout)
+        small = support.nbytes(bits) + (beside.nbytes if beside else 0) < WORTH * before
         packs = context.final and self.form == "packed" and able and small and weight.tensor.data_type in PACKED
         if packs:
-            edit, after, codes = sparse.write(work.writing(weight), support, weight.tensor.data_type, solve)
+            if beside is not None:
+                solve = functools.partial(work.solved_beside, weight, pattern, zeros, beside.rank)
+            edit, after, codes = sparse.write(work.writing(weight), support, weight.tensor.data_type, solve, beside)
         else:
             edit, after, codes = _dense(weight, solve, before, lambda: model.view(weight.tensor))
         record = LayerRecord(
             weight.label, weight.op, "done", None, sparse.NAME if packs else DENSE, None, before, after,
-            sparsity=1 - kept / weight.elements,
+            sparsity=1 - kept / weight.elements, ranks=(beside.rank,) if beside and packs else None,
         )  # fmt: skip
         return Planned(record, edit, lambda: codes.error, lambda: codes.histogram)
+
+    def _beside(self, work: Work, weight: Weight, layout: sparse.Layout) -> sparse.Beside | None:
+        if self.residual_rank is None or not work.takes_product(weight, self.residual_rank):
+            return None
+        return sparse.Beside(layout, self.residual_rank)
 
 
 def _dense(

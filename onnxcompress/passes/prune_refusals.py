@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _MOST_ROUNDS = 32
 _UNORDERED = ("blocks", "row-share")  # blocks go by what the outputs lose
-_OF_WEIGHTS = ("sparsity", "threshold", "pattern", "allocation", "form")
+_OF_WEIGHTS = ("sparsity", "threshold", "pattern", "allocation", "form", "residual_rank")
 
 
 def refuse(options: Prune) -> None:
@@ -38,6 +38,7 @@ def refuse(options: Prune) -> None:
         raise UsageError(f"--pattern {options.pattern} says already how many weights go", "Leave out the other.")
     _mixture(options)
     _rounds(options, pattern)
+    _product(options)
 
 
 def _mixture(options: Prune) -> None:
@@ -58,7 +59,7 @@ def _mixture(options: Prune) -> None:
     kinds = {item.name: item.default for item in fields(options)}
     for name in _OF_WEIGHTS:
         if getattr(options, name) != kinds[name]:
-            raise UsageError(f"--{name} has no meaning with --structure", "Leave one of them out.")
+            raise UsageError(f"--{name.replace('_', '-')} has no meaning with --structure", "Leave one of them out.")
 
 
 def _rounds(options: Prune, pattern: Pattern) -> None:
@@ -71,3 +72,16 @@ def _rounds(options: Prune, pattern: Pattern) -> None:
         raise UsageError(f"a schedule of {options.rounds} rounds", f"Give 2 to {_MOST_ROUNDS} --rounds.")
     if options.threshold is not None or pattern.ratio is not None:
         raise UsageError("a schedule needs a share that grows from round to round", "Give --sparsity, or --ratio.")
+
+
+def _product(options: Prune) -> None:
+    """Refuse a product beside the weights that could not be told from them."""
+    rank = options.residual_rank
+    if rank is None:
+        return
+    if rank < 1:
+        raise UsageError(f"there is no product of rank {rank}", "Give --residual-rank 1 or more.")
+    if options.form == "dense":
+        raise UsageError("a product added to dense weights leaves no zeros", "Leave out --residual-rank, or --form.")
+    if options.schedule is not None:
+        raise UsageError("a product stands beside weights that are pruned in one go", "Leave out --schedule.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnxcompress.forms.base import Writing, not_finite
 from onnxcompress.forms.sparse import Kept
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.layers import output_axes, weights
+from onnxcompress.graph.model import Tensor
 from onnxcompress.graph.scopes import Scopes, attribute_value
 from onnxcompress.passes.enriching import any_rows
 from onnxcompress.passes.selection import Selection
@@ -19,6 +20,7 @@ from onnxcompress.passes.sparsities import Curve, Target
 from onnxcompress.passes.survey import unfit
 from onnxcompress.passes.watching import watched
 from onnxcompress.solvers.groups import Grid, per_channel
+from onnxcompress.solvers.low_rank_residual import plus
 from onnxcompress.solvers.metric import plain_error
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from onnxcompress.solvers.supports import Pattern
 
 Array = np.ndarray
+_LEAST_SIDES, _TURNS = 8, 3
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,26 @@ class Work:
         target = self.target(weight)
         found = target.solved(pattern, zeros, self.importance)
         return Kept(self._stored(weight, found), plain_error(target.rows, found))
+
+    def takes_product(self, weight: Weight, rank: int) -> bool:
+        """Whether a product of a rank can stand beside what stays of it: it is a matrix, and many times as wide."""
+        out, inputs = self.shape(weight)
+        known = self.rounding.metric(self.writing(weight)) if self.rounding is not None else None
+        plain = self.rows(weight) is not None and (known is None or known[1].ndim == 2)
+        return plain and min(out, inputs) >= _LEAST_SIDES * rank and weight.tensor.data_type == Tensor.FLOAT
+
+    def solved_beside(self, weight: Weight, pattern: Pattern, zeros: int, rank: int) -> Kept:
+        """The same beside a product of a rank, which is found together with it."""
+        target = self.target(weight)
+
+        def project(rest: Array) -> Array:
+            return replace(target, rows=rest).solved(pattern, zeros, self.importance)
+
+        both, _ = plus(target.rows, target.metric, rank, project, sweeps=_TURNS)
+        left, right = (f.astype(np.float16) for f in (both.left, both.right))
+        product = left.astype(np.float32) @ right.astype(np.float32)
+        found = project(target.rows - product)  # once more, for what float16 has rounded away
+        return Kept(self._stored(weight, found), plain_error(target.rows, found + product), (left, right))
 
     def _stored(self, weight: Weight, matrix: Array) -> Array:
         rows = self.rows(weight)
