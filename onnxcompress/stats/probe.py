@@ -116,14 +116,15 @@ class Probe:
 
     def _bearable(self, model: Model) -> int:
         """Calls on which Gram matrices are measured within about a minute."""
-        seconds = self._seconds(model)
+        seconds = self._seconds(model, self._learned.first(), "learned")
         return max(_FEWEST_CALLS, min(_MOST_CALLS, int(_GRAM_SECONDS / (_GRAM_COST * seconds + 1e-9))))
 
-    def _seconds(self, model: Model) -> float:
-        """How long a call of a model should take; what its layers became of changes little of that."""
-        if "seconds" not in self.memory:
-            self.memory["seconds"] = call_seconds(model, self.data.first(), self.threads)
-        found: float = self.memory["seconds"]
+    def _seconds(self, model: Model, feeds: Feeds, kind: str) -> float:
+        """How long such a call of a model should take; what its layers became of changes little of that."""
+        key = f"seconds of a call {kind}"
+        if key not in self.memory:
+            self.memory[key] = call_seconds(model, feeds, self.threads)
+        found: float = self.memory[key]
         return found
 
     def whatif(
@@ -136,8 +137,8 @@ class Probe:
         bits: Literal[8, 16] = 8,
     ) -> WhatIf:
         """A session for trials, on as many calls as half a second should do."""
-        most = max(1, int(_TRIAL_SECONDS / (self._seconds(model) + 1e-9)))
-        calls = list(self.data.parted(_TRIAL_CALLS)[1])[:most]
+        calls = list(self.data.parted(_TRIAL_CALLS)[1])
+        calls = calls[: max(1, int(_TRIAL_SECONDS / (self._seconds(model, calls[0], "judged") + 1e-9)))]
         return WhatIf(model, values, weights, calls, self.threads, dynamic or {}, bits=bits)
 
     def paired(self, original: Model, changed: Model, layers: Sequence[Watched]) -> dict[str, tuple[Sums, Sums]]:
