@@ -8,6 +8,7 @@ show every size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 SOURCE = "synthetic"
+_LARGEST = 1 << 26  # values of an input: more than twice those of a picture in 4096×2160
+_DEEPEST = 32  # axes of an array in the oldest numpy
 _WORDS = ("the", "model", "reads", "one", "plain", "word", "at", "a", "time")
 
 # Constants met at the entrance (mean absolute values) that show pixels of 0..255, or of 0..1.
@@ -138,6 +141,7 @@ def _consistent(stub: onnx.ModelProto, inputs: Mapping[str, Traced], plan: Plan)
 def _dataset(inputs: Mapping[str, Traced], plan: Plan, calls: int, seed: int) -> Dataset:
     def read(call: int) -> Feeds:
         shapes = {name: concrete(entry, plan, call) for name, entry in inputs.items()}
+        _refuse_absurd(shapes)
         maker = _Maker(inputs, shapes, plan, call)
         return {
             name: maker.array(entry, np.random.default_rng((seed, call, i)))
@@ -145,6 +149,16 @@ def _dataset(inputs: Mapping[str, Traced], plan: Plan, calls: int, seed: int) ->
         }
 
     return Dataset(SOURCE, calls, read)
+
+
+def _refuse_absurd(shapes: Shapes) -> None:
+    """Raise DataError for the first shape that no real input has."""
+    for name, shape in shapes.items():
+        if len(shape) > _DEEPEST or math.prod(max(1, size) for size in shape) > _LARGEST:
+            raise DataError(
+                f"the input {name!r} has the shape {list(shape)[:_DEEPEST]}, for which no values are made up",
+                "Give --data, or export the model again with a smaller shape.",
+            )
 
 
 class _Maker:

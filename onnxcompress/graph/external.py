@@ -46,9 +46,14 @@ def _inside(name: str, location: str, folder: Path) -> Path:
     if not location or leaves or "\0" in location or "\\" in location:
         raise ModelError(f"the external data of {name!r} lie at the unsafe location {location!r}", _HINT)
     path = folder / location
-    if path.resolve() != folder.resolve() / location:
+    try:
+        direct = path.resolve() == folder.resolve() / location
+        found = path.exists()
+    except OSError:  # a name that is too long for the file system, or links in a circle
+        direct, found = True, False
+    if not direct:
         raise ModelError(f"the external data of {name!r} are reached through a link: {location!r}", _HINT)
-    if not path.exists():
+    if not found:
         raise ModelError(f"the external data file {location!r} of {name!r} is missing", _HINT)
     if not path.is_file():
         raise ModelError(f"the external data of {name!r} are no regular file: {location!r}", _HINT)

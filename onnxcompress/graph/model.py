@@ -19,6 +19,7 @@ from onnxcompress.graph import external
 from onnxcompress.graph.interface import unknown_type
 from onnxcompress.graph.payload import Computed, FileRange, Payload, stored_bytes
 from onnxcompress.graph.scratch import ScratchFolder
+from onnxcompress.graph.signatures import check_signatures
 from onnxcompress.graph.soundness import check_graph, check_values
 from onnxcompress.graph.wire import LARGE, PAYLOAD_KEY, cut
 
@@ -57,7 +58,7 @@ class Model:
         Raises:
             UsageError: there is no such file.
             ModelError: it is empty, truncated, no ONNX model, its external data are unsafe or missing, or its graph
-                cannot be one (names, cycles, data that do not fit).
+                cannot be one (names, cycles, data that do not fit, inputs that are missing).
         """
         if not path.exists():
             raise UsageError(f"the model {path} does not exist", "Check the path.")
@@ -84,6 +85,7 @@ class Model:
         for tensor in model.tensors():
             model._admit(tensor)
         check_graph(proto)
+        check_signatures(proto)
         return model
 
     def _admit(self, tensor: Tensor) -> None:
@@ -92,6 +94,8 @@ class Model:
             raise ModelError(f"the tensor {tensor.name!r} has a negative dimension", "The file is damaged.")
         if tensor.data_type not in Tensor.DataType.values():
             raise unknown_type(tensor.name, tensor.data_type)
+        if tensor.data_type == Tensor.UNDEFINED:
+            raise ModelError(f"the tensor {tensor.name!r} does not say of what type it is", "The file is damaged.")
         payload = self._payload(tensor)
         if payload is None and tensor.data_location == Tensor.EXTERNAL:
             if self.path is None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx import helper, version_converter
+from onnx import helper, shape_inference, version_converter
 
 from onnxcompress.errors import ModelError
 from onnxcompress.graph.edit import keep_initializers_constant
 
 if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
+
+_FAILURES = (RuntimeError, ValueError, LookupError, version_converter.ConvertError, shape_inference.InferenceError)
 
 
 def raised(model: Model, opset: int) -> Model:
@@ -26,7 +28,7 @@ def raised(model: Model, opset: int) -> Model:
         raise ModelError("onnx cannot raise the opset of a model with local functions", "Inline them first.")
     try:
         proto = version_converter.convert_version(model.proto, opset)
-    except (RuntimeError, ValueError, LookupError, version_converter.ConvertError) as error:
+    except _FAILURES as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"the model cannot be raised to opset {opset}: {first}", "Export the model at a newer opset."
