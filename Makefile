@@ -9,6 +9,8 @@ BUILD   := build
 
 SAMPLE  ?= language-id
 ARGS    ?=
+SECONDS ?= 60
+SEED    ?= 0
 
 CALIBRATION_language-id := sample_models/language-id.calib.txt --tokenizer sample_models/language-id.tokenizer.json
 CALIBRATION_digits-cnn  := sample_models/digits-cnn.calib.npz
@@ -47,6 +49,10 @@ format: $(STAMP) ## Rewrite the source in the project's format
 .PHONY: bench
 bench: $(STAMP) ## Measure the tool: speed, memory, and a row for each real model
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## Feed damaged models to the tool, for SECONDS=60 from SEED=0
+	$(BIN)/python -m tests.fuzzing --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: sample
 sample: $(STAMP) ## Check the sample models (FORCE=1 trains them again)

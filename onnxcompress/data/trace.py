@@ -247,9 +247,9 @@ class Tracer:
             yield (-1, weight[-2], None) if slot == 0 else (-2, weight[-1], None)
         elif op == "Gemm" and slot == 0 and len(weight) == 2:
             yield 1, weight[1 if attribute_value(node, "transB", 0) else 0], 2
-        elif op in ("LSTM", "GRU", "RNN") and len(dims) > 2 and (recurrence := dims[2]) is not None:
+        elif op in ("LSTM", "GRU", "RNN") and len(dims) > 2 and (recurrence := dims[2]) and len(weight) == 3:
             yield (-1, weight[2], 3) if slot == 0 else (-1, recurrence[-1], 3)
-        elif op in ("BatchNormalization", "InstanceNormalization", "PRelu") and slot == 0:
+        elif op in ("BatchNormalization", "InstanceNormalization", "PRelu") and slot == 0 and weight:
             yield 1, weight[0], None
         elif op in ("Add", "Sub", "Mul", "Div", "LayerNormalization") and weight and weight[-1] > 1:
             yield -1, weight[-1], None

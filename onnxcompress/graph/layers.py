@@ -8,7 +8,7 @@ followed, so that every weight knows its final readers and which of its axes is 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxcompress.graph.model import Model, Tensor
 from onnxcompress.graph.payload import element_count
@@ -158,8 +158,9 @@ def _moved_axes(node: onnx.NodeProto, axes: Axes) -> tuple[Axes, bool]:
     if axes is None:
         return None, False
     if node.op_type == "Transpose":
-        order = attribute_value(node, "perm") or list(reversed(range(len(axes))))
-        return tuple(axes[i] for i in order), True  # type: ignore[attr-defined]
+        places = list(range(len(axes)))
+        order: Any = attribute_value(node, "perm") or places[::-1]
+        return (tuple(axes[i] for i in order), True) if sorted(order) == places else (None, False)
     if node.op_type in ("Cast", "Slice", "Split", "Concat", "Pad"):
         return axes, False
     return None, False

@@ -65,9 +65,10 @@ def _check_node(node: onnx.NodeProto, schema: onnx.defs.OpSchema | None) -> None
     known = schema.attributes
     for attribute in node.attribute:
         declared = known.get(attribute.name) if attribute.type else None  # models of IR version 1 have no types
-        if declared is not None and declared.type.value != attribute.type:
+        wanted = None if declared is None else int(declared.type)  # type: ignore[call-overload] # an enumeration
+        if wanted not in (None, attribute.type):
             raise ModelError(
-                f"the node {label!r} ({node.op_type}) has the attribute {attribute.name!r} in a type that is not its own",
+                f"the node {label!r} ({node.op_type}) has the attribute {attribute.name!r} in a wrong type",
                 _HINT,
             )
 

@@ -65,10 +65,13 @@ def check_graph(proto: onnx.ModelProto) -> None:
     """Check nodes and names at every depth.
 
     Raises:
-        ModelError: a node has no output, a name is defined twice in one graph, or nodes depend on each other in a
+        ModelError: a node has no output, a name is defined twice in one graph, two functions have one name, or nodes depend on each other in a
             circle or on a name that nothing defines.
     """
     _refuse(_graph(proto.graph))
+    _once(
+        ["/".join(filter(None, (f.domain, f.name, getattr(f, "overload", "")))) for f in proto.functions], "functions"
+    )
     for function in proto.functions:
         _refuse(_free(function.node, list(function.input), list(function.output)))
 

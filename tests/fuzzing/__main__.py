@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--few", action="store_true", help="fewer models to start from, which are there at once")
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="where inputs of findings are saved")
     given = parser.parse_args()
+    case: Callable[[int], Case]
     if given.files:
         saved = [Case(_verb(path), path.read_bytes(), ()) for path in given.files]
         case, start, stop = saved.__getitem__, 0, len(saved)

@@ -39,7 +39,7 @@ class Source:
 
     def case(self, number: int) -> Case:
         """The case of a number."""
-        rng = Random(f"{self.seed}:{number}")  # noqa: S311 - damage, no secrets
+        rng = Random(f"{self.seed}:{number}")
         verb = rng.choice(VERBS) if rng.random() < self.verbs else LOAD
         model = rng.choice(self.seeds.plain if verb == LOAD and rng.random() < 0.9 else self.seeds.layered)
         count = rng.choice(_STEPS)

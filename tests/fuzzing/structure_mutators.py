@@ -42,19 +42,22 @@ def _graph(rng: Random, model: onnx.ModelProto) -> onnx.GraphProto:
 
 def _node(rng: Random, model: onnx.ModelProto) -> onnx.NodeProto:
     graph = _graph(rng, model)
-    return rng.choice(graph.node) if graph.node else graph.node.add()
+    chosen: onnx.NodeProto = rng.choice(list(graph.node) or [graph.node.add()])
+    return chosen
 
 
 def _tensor(rng: Random, model: onnx.ModelProto) -> TensorProto:
     found = [t for g in _graphs(model.graph) for t in g.initializer]
     found += [a.t for g in _graphs(model.graph) for n in g.node for a in n.attribute if a.HasField("t")]
-    return rng.choice(found) if found else model.graph.initializer.add()
+    chosen: TensorProto = rng.choice(found or [model.graph.initializer.add()])
+    return chosen
 
 
 def _info(rng: Random, model: onnx.ModelProto) -> onnx.ValueInfoProto:
     graph = _graph(rng, model)
     found = [*graph.input, *graph.output, *graph.value_info]
-    return rng.choice(found) if found else graph.value_info.add()
+    chosen: onnx.ValueInfoProto = rng.choice(found or [graph.value_info.add()])
+    return chosen
 
 
 def _names(model: onnx.ModelProto) -> list[str]:
@@ -168,7 +171,7 @@ def reform(rng: Random, model: onnx.ModelProto) -> None:
         dims = [math.prod(dims)]
     elif change == 2:
         dims.insert(rng.randrange(len(dims) + 1), 1)
-    elif change == 3 and dims and 0 not in dims:
+    elif change == 3 and dims and dims[0]:
         dims = [math.prod(dims) // dims[0], dims[0]]
     elif change == 4 and tensor.data_type == TensorProto.FLOAT:
         tensor.data_type = rng.choice((TensorProto.INT32, TensorProto.UINT32, TensorProto.FLOAT))
@@ -181,11 +184,12 @@ def reform(rng: Random, model: onnx.ModelProto) -> None:
             if rng.random() < 0.3
             else tensor.raw_data[:place] + one * bool(count) + (tensor.raw_data[place + 4 :])
         )
-    elif tensor.data_type == TensorProto.INT64 and tensor.raw_data:
+    elif tensor.data_type == TensorProto.INT64 and len(tensor.raw_data) >= 8:
         place = 8 * rng.randrange(len(tensor.raw_data) // 8)
         one = struct.pack("<q", rng.choice(_NUMBERS))
         tensor.raw_data = tensor.raw_data[:place] + one + tensor.raw_data[place + 8 :]
-    tensor.dims[:] = dims
+    if abs(math.prod(dims)) < 1 << 63:
+        tensor.dims[:] = dims
 
 
 def revise(rng: Random, model: onnx.ModelProto) -> None:
