@@ -25,6 +25,7 @@ from onnxcompress.data.trace import Tracer
 from onnxcompress.errors import DataError
 from onnxcompress.graph.interface import interface
 from onnxcompress.graph.scopes import attribute_value, constant_tensor
+from onnxcompress.graph.shapes import NOT_INFERRED
 
 if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
@@ -130,7 +131,7 @@ def _consistent(stub: onnx.ModelProto, inputs: Mapping[str, Traced], plan: Plan)
                 info.CopyFrom(onnx.helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, shape))
         try:
             onnx.shape_inference.infer_shapes(trial, strict_mode=True, data_prop=True)
-        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        except NOT_INFERRED:
             return False
     return True
 

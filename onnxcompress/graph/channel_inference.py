@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnxcompress.graph.bodies import is_standard
-from onnxcompress.graph.shapes import skeleton
+from onnxcompress.graph.shapes import NOT_INFERRED, skeleton
 
 if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
@@ -77,7 +77,7 @@ def inferred(proto: onnx.ModelProto) -> tuple[dict[str, tuple[Dim, ...]], dict[s
     """Shapes of values as they follow from the inputs, and types of elements."""
     try:
         graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except NOT_INFERRED:
         return {}, {}
     found: dict[str, tuple[Dim, ...]] = {}
     types: dict[str, int] = {}

@@ -9,6 +9,13 @@ import onnx
 if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
+NOT_INFERRED = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    ValueError,
+    RuntimeError,
+)  # what onnx raises where it finds a contradiction, or a model that it does not take
+
 
 def skeleton(model: Model) -> onnx.ModelProto:
     """A copy in which the large initializers of the main graph are inputs: same types, no data."""
@@ -30,7 +37,7 @@ def ranks(model: Model) -> dict[str, int]:
     """Number of axes of each value of the main graph for which it can be inferred."""
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except NOT_INFERRED:
         return {}
     found = {}
     for info in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -43,7 +50,7 @@ def float_values(model: Model) -> set[str]:
     """Values of the main graph that can be inferred to be float32 tensors."""
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except NOT_INFERRED:
         return set()
     return {
         info.name

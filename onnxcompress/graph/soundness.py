@@ -65,13 +65,12 @@ def check_graph(proto: onnx.ModelProto) -> None:
     """Check nodes and names at every depth.
 
     Raises:
-        ModelError: a node has no output, a name is defined twice in one graph, two functions have one name, or nodes depend on each other in a
-            circle or on a name that nothing defines.
+        ModelError: a node has no output, a name is defined twice in one graph, two functions have one name, or nodes
+            depend on each other in a circle or on a name that nothing defines.
     """
     _refuse(_graph(proto.graph))
-    _once(
-        ["/".join(filter(None, (f.domain, f.name, getattr(f, "overload", "")))) for f in proto.functions], "functions"
-    )
+    named = ["/".join(filter(None, (f.domain, f.name, f.overload))) for f in proto.functions]
+    _once(named, "functions", "the model")
     for function in proto.functions:
         _refuse(_free(function.node, list(function.input), list(function.output)))
 
@@ -156,8 +155,8 @@ def _acyclic(nodes: Sequence[onnx.NodeProto], reads: Sequence[Iterable[str]]) ->
         raise ModelError(f"the node {_label(stuck)!r} ({stuck.op_type}) depends on its own result", _HINT)
 
 
-def _once(names: Sequence[str], kind: str) -> None:
+def _once(names: Sequence[str], kind: str, where: str = "a graph") -> None:
     """Raise ModelError for the first name that is there twice."""
     for name, count in Counter(names).items():
         if count > 1:
-            raise ModelError(f"a graph has two {kind} called {name!r}", _HINT)
+            raise ModelError(f"{where} has two {kind} called {name!r}", _HINT)

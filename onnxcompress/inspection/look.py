@@ -12,6 +12,7 @@ from onnxcompress.graph.interface import interface
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.payload import element_count
 from onnxcompress.graph.scopes import Scopes
+from onnxcompress.graph.shapes import NOT_INFERRED
 from onnxcompress.inspection import arithmetic, liveness, remarks
 from onnxcompress.inspection.facts import FunctionFacts, Inspection, Options, PortFacts, StoredFacts
 from onnxcompress.inspection.groups import by_dtype, by_operator
@@ -64,7 +65,7 @@ def _inlined(model: Model) -> Model:
     twin = model.copy()
     try:
         twin.adopt(inliner.inline_local_functions(twin.proto))
-    except (ValueError, RuntimeError):
+    except NOT_INFERRED:
         return model
     return twin
 

@@ -15,7 +15,7 @@ from onnxcompress.graph.channel_inference import unclaimed
 from onnxcompress.graph.channel_world import World
 from onnxcompress.graph.constants import lift_constants
 from onnxcompress.graph.scopes import Scopes
-from onnxcompress.graph.shapes import skeleton
+from onnxcompress.graph.shapes import NOT_INFERRED, skeleton
 from onnxcompress.inspection.stand_ins import without_weights
 from onnxcompress.stats.activations import observe
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _TRIES = 12  # guesses of the sizes of open dimensions
 _MOST = 1 << 30  # bytes of weights that are left to load
-_INFERENCE = (onnx.shape_inference.InferenceError, ValueError, RuntimeError)
 
 Tables = list[dict[str, "Shape"]]
 
@@ -77,7 +76,7 @@ def _types(model: Model) -> dict[str, int]:
     """Types of elements of the main graph's values, zero for values that are no tensors."""
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton(model)).graph
-    except _INFERENCE:
+    except NOT_INFERRED:
         graph = model.proto.graph
     infos = (*graph.input, *graph.value_info, *graph.output)
     known = set(helper.get_all_tensor_dtypes())
@@ -116,7 +115,7 @@ def _inner(model: Model, main: Mapping[str, Shape], types: Mapping[str, int]) ->
             proto.graph.value_info.append(helper.make_tensor_value_info(name, types[name], shape))
     try:
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except _INFERENCE:
+    except NOT_INFERRED:
         return []
     return [_table(scope.body) for scope in Scopes(proto).all[1:]]
 

@@ -18,7 +18,7 @@ from onnxcompress.data.synthetic import synthetic_candidates
 from onnxcompress.errors import DataError, RuntimeFailure
 from onnxcompress.graph import writer
 from onnxcompress.graph.interface import interface
-from onnxcompress.graph.shapes import skeleton
+from onnxcompress.graph.shapes import NOT_INFERRED, skeleton
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def broken(before: Model, after: Model) -> str | None:
 def _contradiction(model: Model) -> str | None:
     try:
         onnx.shape_inference.infer_shapes(skeleton(model), check_type=True, strict_mode=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+    except NOT_INFERRED as error:
         return f"its shapes contradict each other: {error}"
     return None
 
