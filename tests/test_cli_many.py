@@ -204,11 +204,17 @@ def test_one_file_is_no_batch_and_a_folder_is(tmp_path: Path) -> None:
     assert several([tmp_path / "m.onnx", tmp_path / "n.onnx"])
 
 
+def heeding() -> None:
+    """Let an interruption end the process, also where the tests run in the background, which ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(folder: Path, arguments: list[str], ready: str, number: int = signal.SIGINT) -> tuple[int, str, str]:
     """Starts the tool, sends it a signal as soon as a file of that pattern is there, and waits for its end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "onnxcompress", *arguments],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heeding,
     )  # fmt: skip
     try:
         until = time.monotonic() + 60
