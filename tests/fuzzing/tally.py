@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 FINDINGS = ("unexpected", "crash", "hang")
 _RUNTIME = ("runtime crash", "runtime hang")  # of ONNX Runtime itself
-_KINDS = ("opened", "inspected", "written", "structure", "rejected", "refused", *FINDINGS, *_RUNTIME)
+_TOLD = ("rejected", *FINDINGS, *_RUNTIME)  # a result that was rejected is worth a look, and no finding
+_KINDS = ("opened", "inspected", "written", "structure", "refused", *_TOLD)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _KEPT = 3  # inputs of one finding
 
 
 @dataclass
 class Tally:
-    """Counts by kind and by exit code; findings by where they happened."""
+    """Counts by kind and by exit code; what is told by where it happened."""
 
     folder: Path
     cases: int = 0
@@ -32,12 +33,12 @@ class Tally:
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, name: str, case: Case, outcome: Outcome) -> None:
-        """Count an outcome; what is a finding is saved as ``{verb}-{name}.onnx`` beside what was said."""
+        """Count an outcome; what is told is saved as ``{verb}-{name}.onnx`` beside what was said."""
         self.cases += 1
         self.kinds[outcome.kind] += 1
         if outcome.kind == "refused":
             self.codes[outcome.detail] += 1
-        if outcome.kind not in (*FINDINGS, *_RUNTIME):
+        if outcome.kind not in _TOLD:
             return
         place = (outcome.kind, _where(outcome.detail))
         self.seen[place] += 1

@@ -81,7 +81,8 @@ def _compressed(verb: str, path: Path) -> Outcome:
     if not result.report.budgets or result.path is None or not result.path.exists():
         return Outcome("unexpected", "nothing was judged, or nothing written")
     if not result.passed:
-        return Outcome("rejected")
+        failed = (f"{check.name} {check.value}" for check in result.report.budgets if not check.ok)
+        return Outcome("rejected", "; ".join(failed))
     try:
         Session(result.path, threads=1)
     except OnnxCompressError as error:
