@@ -21,7 +21,7 @@ from onnxcompress.kept import KeptSteps, StepBroke, Watching
 from onnxcompress.passes.base import FIDELITY
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.recipe import Recipe
-from onnxcompress.report import Outcome, Report
+from onnxcompress.report import Report
 from onnxcompress.runtime.blas import on_one_thread
 from onnxcompress.runtime.machine import machine_facts
 from onnxcompress.runtime.session import Device, require
@@ -50,7 +50,8 @@ class RunOptions:
 
     ``data`` is what the model is calibrated on, and judged on unless there is ``eval_data``. ``seconds`` is the time
     for measuring latency, ``max_memory`` the bytes that statistics may take. ``keep_steps``: models between steps are
-    kept beside the output, and taken up again; ``check_steps``: budgets on fidelity have to hold after each step.
+    kept beside the output, and taken up again; ``check_steps``: budgets on fidelity hold after each step; ``profile``:
+    layers are timed.
     """
 
     output: Path | None = None
@@ -69,6 +70,7 @@ class RunOptions:
     progress: Progress = field(default_factory=Silent)
     keep_steps: bool = False
     check_steps: bool = False
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
         provenance.tool(), machine_facts(), Recipe.of((), budgets).resolved(), options.seed,
         model_facts(source), model_facts(made, parameters=model_facts(source).parameters),
         found.fidelity, found.latency, found.metrics, (), found.checks, tuple(dict.fromkeys((*notes, *found.notes))),
-        "passed" if found.passed else "failed",
+        "passed" if found.passed else "failed", found.layer_times,
     )  # fmt: skip
     return Result(report, compressed, found.passed)
 
@@ -181,7 +183,7 @@ class _Run:
                 f"how far to go is found by measuring {', '.join(extents.budgets)}; here the guess",
             )
         _, ran = self._planned(self.recipe, first_manner(self.recipe.budgets))
-        return Result(self._report(ran, None, (), None, "passed"), None, passed=True)
+        return Result(self._report(ran, None, (), None), None, passed=True)
 
     def _attempted(self, recipe: Recipe, deciding: Collection[str] = ()) -> tuple[Attempt, str | None]:
         """The best of all ways to write what a recipe makes, and what there is to say of the others.
@@ -260,23 +262,22 @@ class _Run:
         if self.standing is not attempt.model:
             self._write(attempt.model)
         place = self.target if found.passed else self.target.with_suffix(".rejected.onnx")
-        verdict: Outcome = "passed" if found.passed else "failed"
-        report = self._report(attempt.ran, found, found.notes, place, verdict)  # of this file, whoever replaces it
+        report = self._report(attempt.ran, found, found.notes, place)  # of this file, whoever replaces it
         writer.publish(self.candidate, place, new=found.passed and not self.options.force)
         return Result(report, place, found.passed)
 
     def _report(self, ran: Sequence[pipeline.Ran], found: Verification | None, notes: tuple[str, ...],
-                place: Path | None, verdict: Outcome) -> Report:  # fmt: skip
-        steps = tuple(r.record() for r in ran)
-        original = self.original.result()
-        compressed = None
+                place: Path | None) -> Report:  # fmt: skip
+        original, compressed = self.original.result(), None
         if place is not None:
             kept = original.parameters - sum(r.removed for r in ran)
             compressed = replace(model_facts(self.candidate, parameters=kept), path=str(place))
         return Report(
             provenance.tool(), machine_facts(), self.recipe.resolved(), self.options.seed, original, compressed,
             found.fidelity if found else None, found.latency if found else None, found.metrics if found else {},
-            steps, found.checks if found else (), tuple(dict.fromkeys((*self.notes, *notes))), verdict,
+            tuple(r.record() for r in ran), found.checks if found else (), tuple(dict.fromkeys((*self.notes, *notes))),
+            "passed" if found is None or found.passed else "failed",
+            found.layer_times if found else (),
         )  # fmt: skip
 
 
@@ -294,5 +295,5 @@ def _data(model: Model, options: RunOptions, *, run: bool) -> tuple[Dataset | No
 def _verify_options(options: RunOptions, budgets: Budgets) -> VerifyOptions:
     return VerifyOptions(
         device=options.device, threads=options.threads, budgets=budgets, metric=options.metric,
-        latency_seconds=options.seconds,
+        latency_seconds=options.seconds, profile=options.profile,
     )  # fmt: skip

@@ -126,6 +126,16 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """Milliseconds of a call within one layer, by the runtime's own profiler; null where a model has no such layer."""
+
+    layer: str
+    ops: tuple[str, ...]
+    original_ms: float | None
+    compressed_ms: float | None
+
+
+@dataclass(frozen=True)
 class Metric:
     """A task metric of both models on labelled data."""
 
@@ -205,6 +215,7 @@ class Report:
     budgets: tuple[BudgetResult, ...]
     notes: tuple[str, ...]
     verdict: Outcome
+    layer_times: tuple[LayerTime, ...] = ()
     schema_version: str = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:

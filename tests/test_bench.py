@@ -15,13 +15,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxcompress.benching.facts import Options
-from onnxcompress.benching.layers import layer_of, producers
 from onnxcompress.benching.measuring import labels
 from onnxcompress.data.sized import Word, sized_candidates
 from onnxcompress.errors import RuntimeFailure, UsageError
 from onnxcompress.graph.model import Model
 from onnxcompress.render.bench import COLUMNS
 from onnxcompress.runtime.interleaving import Lineup, Series, interleaved
+from onnxcompress.runtime.layer_times import layer_of, producers
 from onnxcompress.runtime.profiling import node_times
 from onnxcompress.runtime.weighing import weigh
 from tests.benchmarks import copies

@@ -150,6 +150,18 @@ def test_what_was_measured_is_drawn() -> None:
     assert "latency as measured" not in few
 
 
+def test_the_time_of_each_layer_is_shown() -> None:
+    layers = (
+        r.LayerTime(HOSTILE, ("Conv", "Relu"), 4.0, 1.0),
+        *(r.LayerTime(f"layer.{i}", ("MatMul",), 0.5, None) for i in range(100)),
+    )
+    found = parsed(html.page(sample.report(layer_times=layers), None, passed=True))
+    said = " ".join(found.text)
+    for part in ("time of each layer", "Conv, Relu", "3.00 ms", "Not shown: 41 faster layers", "54.0 ms and 1.00 ms"):
+        assert part in said
+    assert "time of each layer" not in html.page(sample.report(), None, passed=True)
+
+
 def test_a_dry_run_says_what_is_foreseen() -> None:
     seen = sample.report(compressed=None, latency=None, fidelity=None)
     text = html.page(seen, None, passed=True, dry_run=True)

@@ -241,3 +241,12 @@ def test_memory_of_the_loaded_models(original: Path, tmp_path: Path) -> None:
     body = "g (float[N, 4096] x) => (float[N, 4096] y) { y = MatMul(x, w) }"
     found = verify(save(tmp_path / "fat.onnx", body, fat), original, None, VerifyOptions())
     assert found.resident_bytes is None or found.resident_bytes[0] > 60e6 > found.resident_bytes[1]
+
+
+def test_layers_are_timed_where_that_is_asked_for(original: Path, rounded: Path) -> None:
+    assert verify(original, rounded, data(), VerifyOptions(latency_seconds=QUICK)).layer_times == ()
+    found = verify(original, rounded, data(), VerifyOptions(latency_seconds=QUICK, profile=True))
+    (layer,) = found.layer_times
+    assert layer.ops[0] in ("MatMul", "Gemm")
+    assert layer.original_ms is not None
+    assert layer.compressed_ms is not None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from onnxcompress.report import ModelFacts, Percentiles, Tool
     from onnxcompress.runtime.interleaving import Speedup
+    from onnxcompress.runtime.layer_times import Share
     from onnxcompress.runtime.session import Device
 
 SCHEMA_VERSION = "1.0"
@@ -94,16 +95,6 @@ class Row:
     load_ms: float | None
     peak_bytes: int | None
     base_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Share:
-    """What nodes of one operator, or of one layer, take in a run. ``ops``: the operators, the slowest first."""
-
-    name: str
-    ops: tuple[str, ...]
-    nodes: int
-    ms: float
 
 
 @dataclass(frozen=True)

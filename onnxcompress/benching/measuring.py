@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from onnxcompress.benching.calls import Inputs
 from onnxcompress.benching.facts import Bench, Benched, Options, Profile, Row, Setting
-from onnxcompress.benching.layers import by_layer, by_operator
 from onnxcompress.data.sized import sizes_of
 from onnxcompress.data.synthetic import trace_inputs
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.model import Model
 from onnxcompress.provenance import tool
 from onnxcompress.runtime.interleaving import Lineup, Series, interleaved
+from onnxcompress.runtime.layer_times import by_layer, by_operator
 from onnxcompress.runtime.machine import machine_facts, usable_cores
 from onnxcompress.runtime.profiling import profiled
 from onnxcompress.runtime.session import Session, require

@@ -105,6 +105,11 @@ class ReportFlags:
         fill = {p: p.with_name(p.name.replace(STEM, stem)) for p in (*self.report, self.junit) if p is not None}
         return dataclasses.replace(self, report=[fill[p] for p in self.report], junit=self.junit and fill[self.junit])
 
+    @property
+    def pictures(self) -> bool:
+        """Whether a page is wanted that shows more than the other reports, such as the time of each layer."""
+        return any(path.suffix.lower() == ".html" for path in self.report)
+
     def files(self) -> tuple[Path, ...]:
         """The files that the report is written to."""
         given = (Path(self.json) if self.json not in (None, "-") else None, *self.report, self.junit)

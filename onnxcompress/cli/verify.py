@@ -34,5 +34,5 @@ def verify(
     report = report.named(compressed.stem)
     report.check(original, compressed, data.data, data.labels, data.tokenizer)
     with work.opened(report) as page:
-        options = work.run_options(page, data, machine)
+        options = work.run_options(page, data, machine, profile=report.pictures)
         work.show(page, verify_models(original, compressed, budgets.budgets(), options), report)

@@ -36,14 +36,16 @@ def run_recipe(
     report.check(model, write.output, write.eval_data, data.data, data.labels, data.tokenizer)
     taken = write.output == streams.DASH
     with opened(report, stdout_taken=taken) as page, streams.opened(model, write, report, steps) as files:
-        options = run_options(page, data, machine, files.write)
+        options = run_options(page, data, machine, files.write, profile=report.pictures)
         if steps is not None:
             options = dataclasses.replace(options, keep_steps=steps.keep_steps, check_steps=steps.check_steps)
         result = files.deliver(compress(files.model, recipe, options))
         show(page, result, report, dry_run=write.dry_run)
 
 
-def run_options(page: Page, data: DataFlags, machine: MachineFlags, write: WriteFlags | None = None) -> RunOptions:
+def run_options(
+    page: Page, data: DataFlags, machine: MachineFlags, write: WriteFlags | None = None, *, profile: bool = False
+) -> RunOptions:
     """The options of a run from the flags of a verb."""
     write = write or WriteFlags()
     return RunOptions(
@@ -60,6 +62,7 @@ def run_options(page: Page, data: DataFlags, machine: MachineFlags, write: Write
         seed=machine.seed,
         max_memory=machine.memory_bytes(),
         progress=page.progress,
+        profile=profile,
     )
 
 

@@ -20,7 +20,7 @@ from onnxcompress.passes.grouping import not_zero, pays
 from onnxcompress.passes.integers import Planner, Static
 from onnxcompress.passes.selection import Selection
 from onnxcompress.passes.watching import counted, watched
-from onnxcompress.report import LayerRecord
+from onnxcompress.report import Histogram, LayerRecord
 from onnxcompress.runtime.machine import isa_class
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ class Survey:
             form = static.NAME if self.planner.value_bits == 8 else static.WIDE
             label = unit.weight.label if unit.weight is not None else unit.name
             record = LayerRecord(label, unit.op, "done", None, form, self.planner.weight_bits, before, made.nbytes)
-            yield Planned(record, made.edit, functools.partial(_error, made.codes))
+            yield Planned(
+                record, made.edit, functools.partial(_error, made.codes), functools.partial(_spread, made.codes)
+            )
 
 
 def survey(
@@ -219,6 +221,10 @@ def _static(planner: Planner, context: Context, selection: Selection) -> Static:
     except RuntimeFailure as error:
         context.notes.append(f"no operator was put on static integers: {error.message}")
         return Static()
+
+
+def _spread(codes: Codes | None) -> Histogram | None:
+    return None if codes is None else codes.histogram
 
 
 def _error(codes: Codes | None) -> float | None:

@@ -12,8 +12,9 @@ from onnxcompress.render.blocks import Block, Cell, Lines, Table, Tone, row
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from onnxcompress.benching.facts import Bench, Profile, Row, Setting, Share
+    from onnxcompress.benching.facts import Bench, Profile, Row, Setting
     from onnxcompress.runtime.interleaving import Speedup
+    from onnxcompress.runtime.layer_times import Share
 
 COLUMNS = (
     "model", "device", "threads", "batch", "sequence", "calls", "units", "p50_ms", "p95_ms", "speedup", "speedup_low",

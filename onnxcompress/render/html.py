@@ -13,6 +13,7 @@ from onnxcompress.render.html_layers import layers as layer_table
 from onnxcompress.render.html_making import making
 from onnxcompress.render.html_outputs import outputs
 from onnxcompress.render.html_scatter import scatter
+from onnxcompress.render.html_times import times
 from onnxcompress.render.plan import predicted
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def _body(report: Report, path: Path | None, *, passed: bool, dry_run: bool) -> 
     yield from sections(layers.untouched(report.steps, most=None))
     yield from sections(summary.notes(report))
     yield from scatter(report.steps)
+    yield from times(report.layer_times)
     yield from layer_table(report.steps)
     yield from making(report)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to verify. ``metric`` needs labels; times are in seconds."""
+    """How to verify. ``metric`` needs labels; times are in seconds; ``profile``: layers are timed as well."""
 
     device: Device = "cpu"
     threads: int | None = None
@@ -22,3 +22,4 @@ class VerifyOptions:
     latency: bool = True
     latency_seconds: float = 4.0
     fidelity_seconds: float = 60.0
+    profile: bool = False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.model import Model
 from onnxcompress.progress import Silent
-from onnxcompress.report import BudgetResult, Fidelity, Latency, Metric
+from onnxcompress.report import BudgetResult, Fidelity, Latency, LayerTime, Metric
 from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
 from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import Callers, Timing, paired
@@ -24,6 +24,7 @@ from onnxcompress.stats.scores import producers
 from onnxcompress.verify.budgets import judge
 from onnxcompress.verify.calls import Calls, Outcome
 from onnxcompress.verify.facts import size_bytes
+from onnxcompress.verify.layer_times import layer_times
 from onnxcompress.verify.metrics import relative_drop
 from onnxcompress.verify.options import VerifyOptions
 from onnxcompress.verify.preflight import require_judgeable
@@ -46,7 +47,7 @@ class Verification:
     """All that was found.
 
     ``checks`` holds the standing checks, then the budgets. ``resident_bytes`` is the memory that each loaded
-    model holds, original first; None where it is not known.
+    model holds, original first; None where it is not known. ``layer_times`` where they were asked for.
     """
 
     fidelity: Fidelity | None
@@ -56,6 +57,7 @@ class Verification:
     notes: tuple[str, ...]
     passed: bool
     resident_bytes: tuple[int, int] | None = None
+    layer_times: tuple[LayerTime, ...] = ()
 
 
 def verify(
@@ -98,6 +100,7 @@ class _Verifier:
         self.resident: tuple[int, int] | None = None
         self.outcome = Outcome()
         self.latency: Latency | None = None
+        self.layer_times: tuple[LayerTime, ...] = ()
         self.reason = "no data were given"
 
     def run(self, dataset: Dataset | None) -> Verification:
@@ -115,6 +118,7 @@ class _Verifier:
             notes=tuple(self.notes),
             passed=all(check.ok for check in self.checks),
             resident_bytes=self.resident,
+            layer_times=self.layer_times,
         )
 
     def _load(self) -> tuple[Session, Session] | None:
@@ -173,6 +177,9 @@ class _Verifier:
         self._warn(self.outcome.fidelity)
         if self.options.latency:
             self._time(first, second)
+        if self.options.profile:
+            graphs = [model.proto.graph for model in self.models]
+            self.layer_times = layer_times(self.paths, graphs, self.outcome.kept, first.device, first.threads)
 
     def _warn(self, fidelity: Fidelity) -> None:
         """Point out a result that is far from the original, which is no failure unless a budget makes it one."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from onnxcompress.benching.facts import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +27,16 @@ _FUSION = re.compile(r"/\w+Fusion/?$|_token_\d+$|_MatMulNBits$|_nhwc$")
 _MADE = re.compile(r"(?<=.)_output_\d+(?:_.*|\..*)?$|\.[qf]$|_quant$")
 _FUSED_INTO = 3  # nodes that one convolution may take in: its sum, its activation, its padding
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Share:
+    """What nodes of one operator, or of one layer, take in a run. ``ops``: the operators, the slowest first."""
+
+    name: str
+    ops: tuple[str, ...]
+    nodes: int
+    ms: float
 
 
 def producers(graph: onnx.GraphProto) -> Producers:
