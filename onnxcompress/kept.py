@@ -77,6 +77,8 @@ class KeptSteps:
     def taken_up(self, parts: Sequence[Pass], asked: Sequence[Pass]) -> tuple[Model | None, list[Ran]]:
         """The model behind the last step that need not run again, and what the steps up to it did."""
         for number in range(len(parts) - 2, -1, -1):
+            if getattr(parts[number + 1], "looks_back", False):  # at a model from before this step
+                continue
             path = self.path(number, parts[number])
             found = self._opened(path) if path.exists() else None
             if found is None or found[1] != self._key(parts[: number + 1]):

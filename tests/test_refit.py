@@ -14,6 +14,7 @@ from onnxcompress.data.dataset import Dataset
 from onnxcompress.graph.model import Model
 from onnxcompress.passes.base import Context, Rewritten
 from onnxcompress.passes.factorize import Factorize
+from onnxcompress.passes.quantize import Quantize
 from onnxcompress.passes.refit import Refit
 from onnxcompress.recipe import Recipe
 from onnxcompress.solvers.refitting import Sums, refitted
@@ -114,3 +115,20 @@ def test_without_data_or_with_few_nothing_is_fitted(tmp_path: Path) -> None:
     assert Refit().rewrite(model, Context(origin=model)) == Rewritten(model, ())
     few = Dataset("here", 4, lambda i: {"x": normal(16, 64, seed=i)})
     assert Refit().rewrite(model, Context(origin=model, probe=Probe(few))) == Rewritten(model, ())
+
+
+def test_a_run_that_goes_on_gives_the_bytes_of_one_that_did_not_stop(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, MLP, MLP_WEIGHTS, (16, 64))
+    recipe = Recipe.of((Factorize(rank=8, include=("w1",)), Quantize(scheme="weight-only")))
+    target = tmp_path / "out.onnx"
+
+    def run() -> onnxcompress.Result:
+        return onnxcompress.compress(
+            path, recipe, target, data=tmp_path / "data", verify=False, keep_steps=True, force=True
+        )  # fmt: skip
+
+    assert any("layers fitted" in note for note in run().report.steps[1].notes)
+    expected = target.read_bytes()
+    (tmp_path / "out.2-refit.onnx").unlink()
+    assert any("layers fitted" in note for note in run().report.steps[1].notes)
+    assert target.read_bytes() == expected

@@ -57,6 +57,7 @@ class Refit:
     """Fit linear layers to the outputs of the original, once the layers before them have changed."""
 
     name: ClassVar[str] = "refit"
+    looks_back: ClassVar[bool] = True  # at the origin of its context, so that no run may begin with it
 
     @property
     def tag(self) -> str:

@@ -32,8 +32,7 @@ _NOISE = 1.1  # of latencies measured on two machines
 
 def measure(settings: Settings) -> None:
     """Measure and print, a line for each model when it is done, then the table."""
-    if not settings.script.is_file() or not settings.real_models():
-        print("left out: the script that scores real models, or the models, are not there")
+    if not settings.can_score:
         return
     rows = []
     for name in settings.real_models():

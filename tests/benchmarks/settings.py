@@ -32,6 +32,14 @@ class Settings:
         cache = os.environ.get("ONNX_CORPUS")
         return (Path(cache) if cache else Path.home() / ".cache" / "onnx-corpus") / "models"
 
+    @property
+    def can_score(self) -> bool:
+        """Whether real models and the script that scores them are there; says so where they are not."""
+        if self.script.is_file() and self.real_models():
+            return True
+        print("left out: the script that scores real models, or the models, are not there")
+        return False
+
     def real_models(self) -> list[str]:
         """The real models that are there, those asked for if any were."""
         there = sorted(p.parent.name for p in self.corpus.glob("*/model.onnx"))
