@@ -15,7 +15,9 @@ from onnxcompress.data.synthetic import trace_inputs
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.model import Model
 from onnxcompress.provenance import tool
+from onnxcompress.runtime.crowding import crowded
 from onnxcompress.runtime.interleaving import Lineup, Series, interleaved
+from onnxcompress.runtime.intervals import rounds_for
 from onnxcompress.runtime.layer_times import by_layer, by_operator
 from onnxcompress.runtime.machine import machine_facts, usable_cores
 from onnxcompress.runtime.profiling import profiled
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
 
     from onnxcompress.data.dataset import Feeds
 
-_ROUNDS = 3  # each with sessions of its own, as every session of a model is a little faster or slower
-_UNITS = 12  # calls of every model that a round should have time for
-_RELOAD_SHARE = 0.1  # of the time for a setting, which loading all models once more may cost
+_CROWDED = "other processes use the cores: threads sleep when they wait for each other"
 
 
 def bench(paths: Sequence[Path], options: Options) -> Bench:
@@ -101,7 +101,10 @@ class _Bencher:
 
     def _timed(self, setting: Setting, feeds: Sequence[Feeds]) -> tuple[Series, ...]:
         """All models in turns, in rounds of fresh sessions where loading is quick."""
-        kept = self._sessions(setting, list(self.paths))
+        spin = not (setting.device == "cpu" and crowded(setting.threads, wait=True))
+        if not spin:
+            self.notes.append(_CROWDED)
+        kept = self._sessions(setting, list(self.paths), spin=spin)
         calls_ms = 0.0
         for name, session in kept.items():
             with _named(name):
@@ -110,23 +113,23 @@ class _Bencher:
                 self.notes.append(f"{name}: {len(session.nodes_on_cpu)} nodes placed on the CPU by ONNX Runtime")
         seconds = self.options.seconds
         load_ms = sum(session.load_ms for session in kept.values())
-        quick = load_ms <= _RELOAD_SHARE * seconds * 1000
-        rounds = max(1, min(_ROUNDS, int(1000 * seconds / (_UNITS * calls_ms)))) if quick else 1
+        rounds = rounds_for(seconds, load_ms, calls_ms)
         order = list(self.paths)
 
         def lineups(number: int) -> list[Lineup]:
             """The sessions that are there, and then others, loaded in the other order each time."""
-            sessions = dict(kept) if not number else self._sessions(setting, order[:: -1 if number % 2 else 1])
+            turned = order[::-1] if number % 2 else order
+            sessions = dict(kept) if not number else self._sessions(setting, turned, spin=spin)
             kept.clear()
             return [[sessions[name].caller(call) for name in order] for call in feeds]
 
         return interleaved([functools.partial(lineups, number) for number in range(rounds)], seconds)
 
-    def _sessions(self, setting: Setting, order: Sequence[str]) -> dict[str, Session]:
+    def _sessions(self, setting: Setting, order: Sequence[str], *, spin: bool) -> dict[str, Session]:
         found = {}
         for name in order:
             with _named(name):
-                found[name] = Session(self.paths[name], setting.device, setting.threads)
+                found[name] = Session(self.paths[name], setting.device, setting.threads, spin=spin)
         return found
 
     def _profile(self, name: str, setting: Setting, feeds: Sequence[Feeds]) -> Profile:

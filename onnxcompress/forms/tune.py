@@ -17,6 +17,7 @@ from onnxcompress.graph import edit, writer
 from onnxcompress.graph.layers import weights
 from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
+from onnxcompress.runtime.crowding import crowded
 from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import paired
 from onnxcompress.solvers.groups import Grid, per_block, per_channel
@@ -78,15 +79,16 @@ def write_variant(model: Model, variant: Variant) -> bytes:
 def measure(shapes: Sequence[Shape], variants: Sequence[Variant] = VARIANTS, *, threads: int = 1,
             seconds: float = 0.3) -> Iterator[tuple[str, Point]]:  # fmt: skip
     """Speed-up of every variant at every shape, over the self-decoding form (which is folded to the float product)."""
+    spin = not crowded(threads, wait=True)
     for rows, inputs, outputs in shapes:
         model = one_layer(inputs, outputs)
         feeds = {"x": np.random.default_rng(1).standard_normal((rows, inputs)).astype(np.float32)}
-        plain = Session(write_variant(model, (decode.NAME, 8, None)), threads=threads)
+        plain = Session(write_variant(model, (decode.NAME, 8, None)), threads=threads, spin=spin)
         for variant in variants:
             block = variant[2]
             if block is not None and inputs % block:
                 continue
-            rival = Session(write_variant(model, variant), threads=threads)
+            rival = Session(write_variant(model, variant), threads=threads, spin=spin)
             callers = [(plain.caller(feeds), rival.caller(feeds))]
             speedup = paired([functools.partial(list, callers)], seconds).speedup
             yield variant_key(variant), Point(rows, inputs, outputs, round(speedup, 3))

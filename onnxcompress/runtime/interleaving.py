@@ -2,8 +2,8 @@
 
 It is `timing` for more than two: a unit is a block of turns A B C C B A on the same inputs, and each block starts
 with another model, so every model goes first equally often and the ratio (A₁ + A₂) / (C₁ + C₂) is free of any drift
-that is linear in time. Where a call lasts long, one pass over the models is a unit. Intervals are those of `timing`:
-order statistics of the units' ratios, widened by what fresh sessions of one model differ.
+that is linear in time. Where a call lasts long, one pass over the models is a unit. Ratios and intervals are those of
+`intervals`, over rounds with sessions of their own; as long as one is wide, more rounds are measured than usual.
 """
 
 from __future__ import annotations
@@ -14,17 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxcompress.runtime.timing import (
-    Call,
-    Clock,
-    median,
-    median_interval,
-    percentiles,
-    turn,
-    warm_up,
-    with_spread,
-    without_collection,
-)
+from onnxcompress.runtime.intervals import USUAL_ROUNDS, median, median_interval, over_rounds
+from onnxcompress.runtime.timing import Call, Clock, percentiles, turn, warm_up, without_collection
 
 if TYPE_CHECKING:
     from onnxcompress.report import Percentiles
@@ -86,21 +77,25 @@ def interleaved(
     It stops early when all intervals are narrow, and goes on to twice the time when one is wide.
 
     Args:
-        rounds: each gives, for each set of inputs, a call of every model; several rounds, with sessions of their own,
-            share the time.
+        rounds: each gives, for each set of inputs, a call of every model, with sessions of its own, loaded in the other
+            order each time. The usual number of them share the time; what is given beyond is measured, two at a time,
+            as long as an interval is wide.
         seconds: time to spend within calls.
         clock: seconds, from any origin.
     """
     found: list[_Taken] = []
     long, repeats = False, 1
+    usual = min(len(rounds), USUAL_ROUNDS)
     for number, make in enumerate(rounds):
+        if number >= usual and number % 2 == 0 and _narrow(found):
+            break
         lineups = make()
         costs = [median(warm_up(call, clock)) for lineup in lineups for call in lineup]
         if not number:
             fastest = min(costs[: len(lineups[0])])
             long = fastest >= _LONG_CALL_MS
             repeats = 1 if long else min(_MOST_REPEATS, max(1, math.ceil(_TURN_MS / max(fastest, 1e-3))))
-        found.append(_collect(lineups, repeats, long, seconds / len(rounds), clock))
+        found.append(_collect(lineups, repeats, long, seconds / usual, clock))
         del lineups
     return _summary(found)
 
@@ -145,12 +140,17 @@ def _enough(taken: _Taken, seconds: float) -> bool:
     return width <= _WIDE or taken.spent >= 2 * seconds
 
 
+def _narrow(found: Sequence[_Taken]) -> bool:
+    rivals = range(len(found[0].ratios))
+    intervals = [over_rounds([taken.ratios[rival] for taken in found]) for rival in rivals]
+    return all((high - low) / middle <= _WIDE for middle, low, high in intervals)
+
+
 def _summary(found: Sequence[_Taken]) -> tuple[Series, ...]:
     made = []
     units = sum(taken.units for taken in found)
     for place in range(len(found[0].times)):
         times = [ms for taken in found for ms in taken.times[place]]
-        ratios = [r for taken in found for r in taken.ratios[place - 1]] if place else []
-        speedup = Speedup(*with_spread(*median_interval(ratios))) if ratios else None
+        speedup = Speedup(*over_rounds([taken.ratios[place - 1] for taken in found])) if place else None
         made.append(Series(len(times), units, percentiles(times), speedup))
     return tuple(made)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxcompress.errors import RuntimeFailure
+from onnxcompress.runtime.intervals import median
 from onnxcompress.runtime.session import Device, Feeds, Session
-from onnxcompress.runtime.timing import median
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnxcompress.errors import RuntimeFailure
+from onnxcompress.runtime.crowding import crowded
 from onnxcompress.runtime.failures import explain
 from onnxcompress.runtime.machine import usable_cores
 from onnxcompress.runtime.memory import resident_bytes
@@ -70,6 +71,8 @@ class Session:
         folder: where the external data of a serialized model lie.
         weights: values for initializers that a serialized model declares as external.
         profile: start of the name of a file to which the runtime writes what each operator takes.
+        spin: threads spin for a while when they wait for each other, the runtime's default; here it is to do so
+            unless other processes want the cores.
 
     Raises:
         RuntimeFailure: the device is not to be had, or the model does not load.
@@ -88,11 +91,12 @@ class Session:
         folder: Path | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
         profile: Path | None = None,
+        spin: bool | None = None,
     ) -> None:
         self.device: Device = device
         self.threads = threads or usable_cores()
         require(device)
-        options = _options(self.threads, level)
+        options = _options(self.threads, level, not crowded(self.threads) if spin is None else spin)
         _storage(options, optimized_path, optimized_data, folder, weights)
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -177,7 +181,7 @@ def require_active(device: Device, active: Collection[str]) -> None:
         )
 
 
-def _options(threads: int, level: Level) -> Any:
+def _options(threads: int, level: Level, spin: bool) -> Any:
     ort = _ort()
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
@@ -191,6 +195,8 @@ def _options(threads: int, level: Level) -> Any:
     }[level]
     # the idle threads of one session would otherwise spin through the turn of the other one
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

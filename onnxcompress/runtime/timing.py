@@ -5,21 +5,13 @@ order and of any drift that is linear in time. A turn is so many calls that it l
 same number for both. Where a single call lasts long, order and caches no longer matter: each pair A B or B A
 is a unit.
 
-The speedup is the median of the units' ratios. Its 95 % confidence interval lies between two order statistics
-x₍ₖ₎ and x₍ₙ₊₁₋ₖ₎ with k the largest for which P(Binomial(n, ½) < k) ≤ 2.5 % (David and Nagaraja, Order
-Statistics, 7.1): nothing is assumed of the noise but that it is as often high as low. With fewer than six
-units it is the range of what was seen, which covers the median with probability 1 − 2¹⁻ⁿ.
-
-That is the interval for these sessions. Another session of the same model is 1 to 4 % faster or slower, as
-its memory happens to lie, and the one loaded first is rather slower. No number of calls averages that out:
-rounds with fresh sessions, loaded in the other order, do in part, and 2.5 % are added on the log scale, in
-quadrature.
+The speedup and its 95 % confidence interval are those of `intervals`, over rounds with sessions of their own. As long
+as that interval is wide, more rounds are measured than usual.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import math
 import time
@@ -30,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 
 from onnxcompress.report import Percentiles
+from onnxcompress.runtime.intervals import USUAL_ROUNDS, median, median_interval, over_rounds
 
 Call = Callable[[], object]
 Callers = Sequence[tuple[Call, Call]]
@@ -41,7 +34,6 @@ _LONG_CALL_MS = 20.0  # from here on, one call is a turn and one pair a unit
 _MOST_REPEATS = 200
 _SURE_UNITS = 6  # the fewest that give a 95 % interval
 _FEWEST_UNITS = 3
-_SESSION_SPREAD = 0.025
 _SHOWN = 300  # pairs that are handed on as they are
 _NARROW, _WIDE = 0.02, 0.10  # width of the interval relative to the speedup
 
@@ -88,15 +80,19 @@ def paired(
     the few units without which there is no interval.
 
     Args:
-        rounds: each gives, for each set of inputs, a call of the original and one of the compressed model;
-            several rounds, with sessions of their own, share the time.
+        rounds: each gives, for each set of inputs, a call of the original and one of the compressed model, with
+            sessions of its own, loaded in the other order each time. The usual number of them share the time; what
+            is given beyond is measured, two at a time, as long as the interval is wide.
         seconds: time to spend within calls.
         seen: milliseconds of pairs of calls already made in alternating order, after a warm-up.
         clock: seconds, from any origin.
     """
-    turns: list[_Turns] = []
+    found: list[list[_Turns]] = []
     long, repeats = False, 1
+    usual = min(len(rounds), USUAL_ROUNDS)
     for number, make in enumerate(rounds):
+        if number >= usual and number % 2 == 0 and _narrow(found, long):
+            break
         callers = make()
         known = [[pair[i] for pair in seen] for i in (0, 1)] if seen and not number else None
         fastest = min(median(times) for times in known or [warm_up(call, clock) for call in callers[0]])
@@ -104,8 +100,9 @@ def paired(
             long = fastest >= _LONG_CALL_MS
             repeats = 1 if long else min(_MOST_REPEATS, max(1, math.ceil(_TURN_MS / max(fastest, 1e-3))))
         before = [_Turns((a,), (b,)) for a, b in seen] if long and not number else []
-        turns += _collect(before, callers, repeats, long, seconds / len(rounds), clock)
-    return _summary(turns, long)
+        found.append(_collect(before, callers, repeats, long, seconds / usual, clock))
+        del callers
+    return _summary(found, long)
 
 
 def _collect(
@@ -126,31 +123,6 @@ def timed(call: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[T, f
     started = clock()
     result = call()
     return result, (clock() - started) * 1000
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and the bounds of its 95 % confidence interval."""
-    ordered = sorted(values)
-    k = _rank(len(ordered))
-    return median(ordered), ordered[k - 1], ordered[-k]
-
-
-def with_spread(middle: float, low: float, high: float) -> tuple[float, float, float]:
-    """The interval widened by what two sessions of one model differ."""
-    down, up = (math.hypot(math.log(bound / middle), _SESSION_SPREAD) for bound in (low, high))
-    return middle, middle * math.exp(-down), middle * math.exp(up)
-
-
-@functools.cache
-def _rank(n: int) -> int:
-    """The k of the order statistics that bound the median of n values, at least 1."""
-    if n > 200:
-        return math.floor(n / 2 - 0.98 * math.sqrt(n))
-    k, below = 0, math.comb(n, 0)
-    while 40 * below <= 2**n:
-        k += 1
-        below += math.comb(n, k)
-    return max(1, k)
 
 
 def _unit(a: Call, b: Call, repeats: int, long: bool, done: int, clock: Clock) -> list[_Turns]:
@@ -203,28 +175,29 @@ def _enough(turns: Sequence[_Turns], long: bool, seconds: float) -> bool:
     return width <= _WIDE or spent >= 2 * seconds
 
 
-def _summary(turns: Sequence[_Turns], long: bool) -> Timing:
-    ratios = _ratios(turns, long)
-    middle, low, high = with_spread(*median_interval(ratios))
+def _narrow(found: Sequence[Sequence[_Turns]], long: bool) -> bool:
+    middle, low, high = over_rounds([_ratios(turns, long) for turns in found])
+    return (high - low) / middle <= _WIDE
+
+
+def _summary(found: Sequence[Sequence[_Turns]], long: bool) -> Timing:
+    rounds = [_ratios(turns, long) for turns in found]
+    middle, low, high = over_rounds(rounds)
+    turns = [one for own in found for one in own]
     original = [t for turn in turns for t in turn.original]
     compressed = [t for turn in turns for t in turn.compressed]
     spent = sum(t.seconds for t in turns)
     chosen = [turns[i * len(turns) // _SHOWN] for i in range(_SHOWN)] if len(turns) > _SHOWN else turns
     pairs = tuple((round(a, 6), round(b, 6)) for a, b in (t.medians for t in chosen))
-    return Timing(len(ratios), percentiles(original), percentiles(compressed), middle, low, high, spent, pairs)
+    return Timing(
+        sum(map(len, rounds)), percentiles(original), percentiles(compressed), middle, low, high, spent, pairs
+    )
 
 
 def percentiles(times: Sequence[float]) -> Percentiles:
     """The median and the 95th percentile."""
     p50, p95 = np.percentile(times, [50, 95])
     return Percentiles(float(p50), float(p95))
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle value, or the mean of the two in the middle."""
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 @contextlib.contextmanager

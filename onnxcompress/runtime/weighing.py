@@ -19,9 +19,9 @@ import numpy as np
 
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
+from onnxcompress.runtime.intervals import median
 from onnxcompress.runtime.memory import peak_bytes, resident_bytes
 from onnxcompress.runtime.session import Device, Feeds, Session
-from onnxcompress.runtime.timing import median
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.model import Model
 from onnxcompress.progress import Silent
 from onnxcompress.report import BudgetResult, Fidelity, Latency, LayerTime, Metric
+from onnxcompress.runtime.crowding import crowded
 from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
+from onnxcompress.runtime.intervals import rounds_for
+from onnxcompress.runtime.machine import usable_cores
 from onnxcompress.runtime.session import Session
 from onnxcompress.runtime.timing import Callers, Timing, paired
 from onnxcompress.stats.scores import producers
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "VerifyOptions", "verify"]
 
 _POOR_DB = 15.0  # SQNR below which a result is pointed out
-_RELOAD_SHARE = 0.1  # of the time for latency, which loading both models once more may cost
+_CROWDED = "other processes use the cores: latency was measured with threads that sleep when they wait for each other"
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Verifier:
         self.latency: Latency | None = None
         self.layer_times: tuple[LayerTime, ...] = ()
         self.reason = "no data were given"
+        self.spin = True
 
     def run(self, dataset: Dataset | None) -> Verification:
         self.checks += structure_checks(*self.models)
@@ -125,8 +130,9 @@ class _Verifier:
         """Both models loaded; None where there is nothing to compare."""
         self.progress.start("loading both models")
         device, threads = self.options.device, self.options.threads
+        self.spin = not (self.options.latency and device == "cpu" and crowded(threads or usable_cores(), wait=True))
         try:
-            first = Session(self.paths[0], device, threads)
+            first = Session(self.paths[0], device, threads, spin=self.spin)
         except UnsupportedModel as error:
             self.reason = f"the original cannot be run: {error.message}"
             self.notes.append(f"only the structure was verified; {self.reason}")
@@ -134,7 +140,7 @@ class _Verifier:
         except RuntimeFailure as error:
             raise type(error)(f"the original cannot be run: {error.message}", error.hint) from error
         try:
-            second = Session(self.paths[1], device, threads)
+            second = Session(self.paths[1], device, threads, spin=self.spin)
         except OutOfMemory:
             raise
         except RuntimeFailure as error:
@@ -194,20 +200,28 @@ class _Verifier:
         self.progress.start("timing both models")
         kept = self.outcome.kept
 
-        def loaded() -> Callers:
-            return [(first.caller(feeds), second.caller(feeds)) for feeds in kept]
-
-        def fresh() -> Callers:
-            b, a = (Session(path, first.device, first.threads) for path in reversed(self.paths))
+        def callers(number: int) -> Callers:
+            """Of the sessions that are there, and then of others, loaded in the other order each time."""
+            a, b = (first, second) if not number else self._again(first, second_first=number % 2 == 1)
             return [(a.caller(feeds), b.caller(feeds)) for feeds in kept]
 
-        seconds = self.options.latency_seconds
-        quick = first.load_ms + second.load_ms <= _RELOAD_SHARE * seconds * 1000
-        seen = self.outcome.times if first.device == "cpu" else ()
-        timing = paired([loaded, fresh] if quick else [loaded], seconds, seen)
+        seconds, times = self.options.latency_seconds, self.outcome.times
+        pair_ms = min(map(sum, times)) if times else 0.0
+        rounds = range(rounds_for(seconds, first.load_ms + second.load_ms, pair_ms))
+        timing = paired(
+            [partial(callers, number) for number in rounds], seconds, times if first.device == "cpu" else ()
+        )
+        if not self.spin:
+            self.notes.append(_CROWDED)
         self.latency = _latency(timing, first, second, self.outcome.batch)
         if timing.speedup_high < 1:
             self.notes.insert(0, f"SLOWER than the original: {timing.speedup:.2f} times its speed")
+
+    def _again(self, known: Session, *, second_first: bool) -> list[Session]:
+        """Both models loaded once more."""
+        order = (1, 0) if second_first else (0, 1)
+        found = {i: Session(self.paths[i], known.device, known.threads, spin=self.spin) for i in order}
+        return [found[0], found[1]]
 
     def _measured(self, fidelity: Fidelity | None) -> dict[str, float | None]:
         before, after = (size_bytes(model) for model in self.models)

@@ -1,19 +1,26 @@
-"""What `bench` says of a model and its own copy: nothing but 1.0, and the same when it is asked again."""
+"""What `bench` says of a model and its own copy: nothing but 1.0, and the same when it is asked again.
+
+On one thread, and on all cores while another process keeps one of them busy.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxcompress.runtime.machine import usable_cores
 from tests.benchmarks.measure import ROOT, run, tool
 from tests.benchmarks.tables import number, table, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.benchmarks.settings import Settings
 
@@ -21,7 +28,8 @@ TITLE = "bench: a model against its own copy"
 RUNS, COVERED = 20, 19
 TARGET = f"the interval covers 1.0 in at least {COVERED} of {RUNS} runs, and those of two runs overlap"
 
-_MODELS = ("mnist-cnn", "minilm-l3")
+_MODELS = ("mnist-cnn", "minilm-l3", "silero-vad-16k-seq")
+_BUSY = "while True: pass"
 _SECONDS = 2.0
 
 
@@ -48,16 +56,30 @@ def measure(settings: Settings) -> None:
     wanted = [name for name in settings.real_models() if name in (settings.models or _MODELS)]
     paths = {name: settings.corpus / name / "model.onnx" for name in wanted}
     paths = paths or {"digits-cnn": ROOT / "sample_models" / "digits-cnn.onnx"}
-    found = {name: _intervals(path, settings.rounds or RUNS) for name, path in paths.items()}
+    runs, found = settings.rounds or RUNS, {}
+    for name, path in paths.items():
+        found[f"{name}, 1 thread"] = _intervals(path, runs, 1)
+        with _busy():
+            found[f"{name}, all cores, one of them busy"] = _intervals(path, runs, usable_cores())
     print(report(found))
 
 
-def _intervals(path: Path, runs: int) -> list[Interval]:
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", _BUSY]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def _intervals(path: Path, runs: int, threads: int) -> list[Interval]:
     with tempfile.TemporaryDirectory(prefix="onnxcompress-bench-") as folder:
         model, copy = Path(folder) / "model.onnx", Path(folder) / "copy.onnx"
         for place in (model, copy):
             shutil.copyfile(path, place)
-        command = tool("bench", model, copy, "--threads", "1", "--seconds", str(_SECONDS), "--no-memory", "--json", "-")
+        setting = ("--threads", str(threads), "--seconds", str(_SECONDS))
+        command = tool("bench", model, copy, *setting, "--no-memory", "--json", "-")
         return [_interval(run(command).output) for _ in range(runs)]
 
 
