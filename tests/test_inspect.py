@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxcompress
 from onnxcompress.inspection.facts import Inspection, Options, StoredFacts
 from onnxcompress.inspection.look import inspect
 from onnxcompress.inspection.stand_ins import without_weights
@@ -107,6 +108,14 @@ def test_values_that_are_not_finite_words_and_nothing(tmp_path: Path) -> None:
     assert named(found, "nothing").statistics is None
     assert any("NaN or infinity" in note and "wrong" in note for note in found.notes)
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_weights_packed_for_their_zeros_are_named(tmp_path: Path) -> None:
+    onnx.save(product(random(64, 64)), tmp_path / "dense.onnx")
+    onnxcompress.prune(tmp_path / "dense.onnx", tmp_path / "pruned.onnx", sparsity=0.7, verify=False)
+    found = inspect(tmp_path / "pruned.onnx")
+    assert found.model.parameters < 64 * 64 / 2
+    assert any(note.startswith("weights packed for their zeros: W;") for note in found.notes)
 
 
 def test_sizes_and_zeros(tmp_path: Path) -> None:

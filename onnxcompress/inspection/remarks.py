@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from onnxcompress.forms.sparse import PLACES, VALUES
 from onnxcompress.graph.scopes import Scopes, subgraphs
 from onnxcompress.inspection.prospects import FLOATS
 
@@ -53,6 +54,13 @@ def contents(tensors: Sequence[StoredFacts], quantized: Sequence[str]) -> Iterat
     tied = [t for t in tensors if t.layers > 1]
     if tied:
         yield f"tied weights, read by more than one layer: {_some(f'{t.name} ({t.layers})' for t in tied)}"
+    stored = {t.name for t in tensors}
+    packed = [name for t in tensors if (name := t.name.removesuffix(VALUES)) != t.name and name + PLACES in stored]
+    if packed:
+        yield (
+            f"weights packed for their zeros: {_some(packed)}; of these, parameters and zeros are counted as stored, "
+            "without the zeros that the runtime puts back when it loads them"
+        )
     if quantized:
         yield f"quantized already: it holds {_some(quantized)}"
     floats = [t for t in tensors if t.dtype in FLOATS and t.statistics is not None]
