@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from onnxcompress.data.bounded import read_bounded
 from onnxcompress.errors import UsageError
 from onnxcompress.passes.base import Pass, find_pass, passes
 from onnxcompress.verify.budgets import Budgets
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 _READY = "onnxcompress.recipes"
 _ON_FLOATS = ("prune", "factorize")
+_MOST_BYTES = 128 << 10
+_MOST_DOTS = 2000  # in a line: tomllib keeps every beginning of a dotted key
+_MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,14 @@ class Recipe:
             UsageError: it is missing, no TOML, or says what no recipe can say.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            content = read_bounded(path, _MOST_BYTES)
+            text = (content or b"").decode("utf-8-sig")
         except FileNotFoundError as error:
             raise UsageError(f"the recipe {path} does not exist", "Check the path, or name a ready recipe.") from error
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the recipe {path} cannot be read", "Give a TOML file in UTF-8.") from error
+        if content is None or any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise UsageError(f"{path} is far too large for a recipe", "See `onnxcompress recipe show fast`.")
         return cls.from_text(text, str(path), default_name=path.stem)
 
     @classmethod
@@ -77,13 +84,15 @@ class Recipe:
         """Read a recipe from TOML text; ``where`` names it in errors."""
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # with numbers of thousands of digits, and brackets as deep
             raise UsageError(f"{where} is not valid TOML: {error}", "See `onnxcompress recipe show fast`.") from error
         lines = _Lines(text, where)
         _refuse_unknown(data, {"name", "steps", "budgets"}, lines.top)
         steps = data.get("steps")
         if not isinstance(steps, list) or not steps or not all(isinstance(s, dict) for s in steps):
             raise UsageError(f"{where} has no steps", "Give at least one [[steps]] with a pass.")
+        if len(steps) > _MOST_STEPS:
+            raise UsageError(f"{where} has {len(steps)} steps", f"Give at most {_MOST_STEPS}.")
         made = tuple(_step(step, functools.partial(lines.step, number)) for number, step in enumerate(steps, 1))
         _refuse_order(made, lines)
         budgets = _budgets(data.get("budgets", {}), where, lines.budgets)

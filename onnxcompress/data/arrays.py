@@ -10,8 +10,11 @@ header).
 
 from __future__ import annotations
 
+import io
+import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import numpy as np
 from numpy.lib import format as npy
 
+from onnxcompress.data.bounded import refuse_bomb, refuse_crowded
 from onnxcompress.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,10 +37,17 @@ _BROKEN = (
     EOFError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
     RuntimeError,
     struct.error,
+    SyntaxError,  # the header is a literal of Python
+    tokenize.TokenError,
 )
+_MOST_HEADER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,15 +71,20 @@ def _readable(path: Path, what: str = "") -> Iterator[None]:
 
 
 def _header(file: IO[bytes], available: int, subject: str) -> Header:
-    start = file.tell()
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"array format {version} is not known")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    length = file.tell() - start
+    read, kind = (npy.read_array_header_1_0, "<H") if version == (1, 0) else (npy.read_array_header_2_0, "<I")
+    count = file.read(struct.calcsize(kind))
+    (own,) = struct.unpack(kind, count)
+    if own > _MOST_HEADER:  # numpy would read all of it before it objects
+        raise ValueError(f"a header of {own} bytes")
+    shape, fortran, dtype = read(io.BytesIO(count + file.read(own)))
+    length = npy.MAGIC_LEN + len(count) + own
     if dtype.hasobject:
         raise DataError(f"{subject} holds Python objects", "Save plain numbers or strings, not object arrays.")
+    if min(shape, default=0) < 0 or not dtype.itemsize:
+        raise ValueError(f"an array of the shape {list(shape)} and the type {dtype.str}")
     if math.prod(shape) * dtype.itemsize != available - length:
         raise DataError(f"{subject} is truncated or damaged", "Write it again with numpy.")
     return Header(shape, dtype, fortran, length)
@@ -97,7 +113,10 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._headers: dict[str, Header] = {}
+        with _readable(path):
+            refuse_crowded(path)
         with _readable(path), zipfile.ZipFile(path) as archive:
+            refuse_bomb(path, archive.infolist())
             self._members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if not i.is_dir()}
 
     @property

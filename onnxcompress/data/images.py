@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from onnxcompress.graph.interface import ValueSpec
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")  # no others, whatever the name says: Ghostscript would run for EPS
+_LONGEST_SIDE = 65_535  # pixels, the most that a JPEG has
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -172,7 +174,9 @@ def _pixels(path: Path, target: Target) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
+                if max(opened.size) > _LONGEST_SIDE:
+                    raise Image.DecompressionBombError
                 picture = _converted(ImageOps.exif_transpose(opened), MODES[target.channels])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} has absurdly many pixels", "Scale it down, or leave it out.") from error

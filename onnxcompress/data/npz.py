@@ -79,8 +79,9 @@ def load_stacked(path: Path, inputs: Sequence[ValueSpec], options: DataOptions) 
     archive = Archive(path)
     labels = labelling.read_labels(options.labels) if options.labels else _labels_within(archive, inputs)
     # The names are checked before any array is touched; arrays stay mapped where the file allows it.
-    arrays = {n: archive.array(n) for n in _input_names(archive, inputs)}
-    _check_names(arrays, inputs, path)
+    names = _input_names(archive, inputs)
+    _check_names(names, inputs, path)
+    arrays = {n: archive.array(n) for n in names}
     return _stack(path, arrays, inputs, labels)
 
 
@@ -95,9 +96,9 @@ def load_npy(path: Path, inputs: Sequence[ValueSpec], options: DataOptions) -> D
     return _stack(path, {inputs[0].name: open_npy(path)}, inputs, labels)
 
 
-def _check_names(arrays: Mapping[str, np.ndarray], inputs: Sequence[ValueSpec], path: Path) -> None:
-    if set(arrays) != {s.name for s in inputs}:
-        fit(arrays, inputs, str(path))  # raises with the names
+def _check_names(names: Sequence[str], inputs: Sequence[ValueSpec], path: Path) -> None:
+    if set(names) != {s.name for s in inputs}:
+        fit(dict.fromkeys(names, np.empty(0)), inputs, str(path))  # raises with the names
 
 
 def _stack(

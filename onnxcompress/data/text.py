@@ -6,19 +6,21 @@ where the length is fixed or several lines make a batch.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxcompress.data import labels as labelling
+from onnxcompress.data.bounded import read_bounded
 from onnxcompress.data.dataset import Dataset, Feeds
 from onnxcompress.data.fit import describe, fit, fixed
 from onnxcompress.data.names import TextRole, text_role
 from onnxcompress.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tokenizers import Encoding, Tokenizer
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from onnxcompress.graph.interface import ValueSpec
 
 MAX_TOKENS = 128
+_MOST_TEXT = 64 << 20  # bytes
+_MOST_TOKENIZER = 256 << 20  # bytes; a vocabulary of 256,000 takes 33 million
+_LONGEST_LINE = 1 << 20  # characters; all of a line is tokenized before it is cut
 _PADDING = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
 
 
@@ -54,7 +59,7 @@ def load_text(path: Path, inputs: Sequence[ValueSpec], options: DataOptions) -> 
 
     def read(i: int) -> Feeds:
         chosen = lines[i * target.batch : (i + 1) * target.batch]
-        encodings = tokenizer.encode_batch(chosen)
+        encodings = _encoded(tokenizer, chosen, f"{path}, call {i}")
         if not max(len(e.ids) for e in encodings):
             raise DataError(f"{path}, call {i}: the tokenizer gives no tokens for it", "Leave that line out.")
         return fit(_arrays(encodings, target, inputs, pad), inputs, f"{path}, call {i}")
@@ -99,13 +104,29 @@ def _tokenizer(options: DataOptions, length: int) -> Tokenizer:
         raise UsageError("a text file needs a tokenizer", "Say --tokenizer tokenizer.json.")
     if not path.is_file():
         raise UsageError(f"the tokenizer {path} does not exist", "Give the tokenizer.json of the model.")
-    try:
+    if path.stat().st_size > _MOST_TOKENIZER:
+        raise DataError(f"{path} is far too large for a tokenizer", "Give the tokenizer.json of the model.")
+    with _faults(f"{path} is no tokenizer", "Give the tokenizer.json of the model."):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for every fault of the file
-        raise DataError(f"{path} is no tokenizer ({error})", "Give the tokenizer.json of the model.") from error
-    tokenizer.enable_truncation(length)
-    tokenizer.no_padding()
+        tokenizer.enable_truncation(length)
+        tokenizer.no_padding()
     return tokenizer
+
+
+def _encoded(tokenizer: Tokenizer, lines: Sequence[str], where: str) -> list[Encoding]:
+    with _faults(f"{where}: the tokenizer fails", "Leave that line out, or give the tokenizer.json of the model."):
+        return list(tokenizer.encode_batch(list(lines)))
+
+
+@contextlib.contextmanager
+def _faults(what: str, hint: str) -> Iterator[None]:
+    """Whatever the library raises: plain Exception, and where it panics what is not even that."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise DataError(f"{what} ({str(error)[:300]})", hint) from error
 
 
 def _pad_id(tokenizer: Tokenizer) -> int:
@@ -115,11 +136,16 @@ def _pad_id(tokenizer: Tokenizer) -> int:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        text = read_bounded(path, _MOST_TEXT)
+        lines = [line for line in (text or b"").decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no readable UTF-8 text ({error})", "Save it as UTF-8.") from error
+    if text is None:
+        raise DataError(f"{path} is larger than {_MOST_TEXT >> 20} MiB", "A few hundred lines are enough.")
     if not lines:
         raise DataError(f"{path} holds no text", "Give one sample per line.")
+    if max(map(len, lines)) > _LONGEST_LINE:
+        raise DataError(f"{path} has a line of {max(map(len, lines))} characters", "Give one sample per line.")
     return lines
 
 
