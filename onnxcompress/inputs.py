@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from onnxcompress.data import load, synthetic_candidates
 from onnxcompress.errors import DataError, RuntimeFailure, UsageError
 from onnxcompress.graph.interface import interface
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.runtime.session import Device, Session
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def find(model: Model, options: _Options, *, run: bool) -> tuple[Dataset | None,
         return None, ()
     try:
         session = Session(model.path, options.device, options.threads, level="basic")
-    except OutOfMemory:
+    except LimitReached:
         raise
     except RuntimeFailure as error:
         return None, (f"the model was not run: {error.message}",)
@@ -75,7 +75,7 @@ def _accepted(model: Model, session: Session, seed: int) -> tuple[Dataset | None
         for data in synthetic_candidates(model, seed=seed):
             try:
                 session.run(data.first())
-            except OutOfMemory:
+            except LimitReached:
                 raise
             except RuntimeFailure as error:
                 reason = error.message

@@ -10,7 +10,7 @@ from onnxcompress.data.sized import Word, asked_axis, sized_candidates
 from onnxcompress.data.synthetic import SOURCE, trace_inputs
 from onnxcompress.errors import DataError, ModelError, RuntimeFailure
 from onnxcompress.graph.interface import interface
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Inputs:
         for data in sized_candidates(model, sizes, seed=self._options.seed):
             try:
                 self._trial.run(data.first())
-            except OutOfMemory:
+            except LimitReached:
                 raise
             except RuntimeFailure as error:
                 reason = reason or error.message  # that of the most plausible one

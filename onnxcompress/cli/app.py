@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 from onnxcompress.cli import completion
 from onnxcompress.cli.verbs import verbs
 from onnxcompress.errors import OnnxCompressError, RuntimeFailure, UsageError
+from onnxcompress.runtime import memory, patience
 from onnxcompress.version import __version__
 
 # Typer may carry its own copy of click, so the base of its errors is found here rather than imported.
@@ -81,6 +82,8 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
+    patience.end_on_signals()
+    memory.keep_within_machine()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -19,7 +19,7 @@ from onnxcompress.comparing.walk import GROUP_BYTES
 from onnxcompress.comparing.watched import Watched, session_of, with_codes
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.scopes import subgraphs
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.stats.masks import kept_positions
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Grafts:
     def _measure(self, group: Sequence[Pair], data: Dataset, options: Options, found: dict[str, Meter]) -> None:
         try:
             found |= self._run(group, data, options)
-        except OutOfMemory:
+        except LimitReached:
             raise
         except RuntimeFailure:
             if len(group) > 1:

@@ -14,7 +14,7 @@ from onnxcompress.comparing.meter import Meter
 from onnxcompress.comparing.watched import Watched, with_codes
 from onnxcompress.errors import RuntimeFailure
 from onnxcompress.graph.shapes import float_values
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.stats.activations import observe
 from onnxcompress.stats.masks import kept_positions
 from onnxcompress.verify.sums import Sums
@@ -48,13 +48,13 @@ def sizes(model: Model, names: Sequence[str], feeds: Feeds, threads: int | None)
     """The shapes of values in one call; without those of which the runtime cannot tell any."""
     try:
         seen = observe(model, names, [feeds], noise=False, threads=threads)
-    except OutOfMemory:
+    except LimitReached:
         raise
     except RuntimeFailure:
         certain = float_values(model)
         try:
             seen = observe(model, [n for n in names if n in certain], [feeds], noise=False, threads=threads)
-        except OutOfMemory:
+        except LimitReached:
             raise
         except RuntimeFailure:
             return {}
@@ -125,7 +125,7 @@ def _watch(
     """One group; in halves where it does not run, down to the value that is to blame."""
     try:
         meters, outputs = _run(models, group, data, options)
-    except OutOfMemory:
+    except LimitReached:
         raise
     except RuntimeFailure as failure:
         if len(group) == 1:

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.graph import external
+from onnxcompress.graph.absurd import refuse_absurd
 from onnxcompress.graph.interface import unknown_type
 from onnxcompress.graph.payload import Computed, FileRange, Payload, stored_bytes
 from onnxcompress.graph.scratch import ScratchFolder
@@ -86,6 +87,7 @@ class Model:
             model._admit(tensor)
         check_graph(proto)
         check_signatures(proto)
+        refuse_absurd(proto)
         return model
 
     def _admit(self, tensor: Tensor) -> None:

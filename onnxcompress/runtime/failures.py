@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from onnxcompress.errors import RuntimeFailure
+from onnxcompress.errors import OnnxCompressError, RuntimeFailure
 
 _LONGEST = 300
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
@@ -28,12 +28,22 @@ class UnsupportedModel(RuntimeFailure):
     """The model is in order as far as known, but this ONNX Runtime lacks its operators, opset or types."""
 
 
-class OutOfMemory(RuntimeFailure):
+class LimitReached(RuntimeFailure):
+    """What the model takes is more than there is: with other inputs, or tried again, it would be no better."""
+
+
+class OutOfMemory(LimitReached):
     """The machine or the device has too little memory for the model or for these inputs."""
 
 
-def explain(error: Exception, what: str) -> RuntimeFailure:
+class TooLong(LimitReached):
+    """A call of the model did not end in time."""
+
+
+def explain(error: Exception, what: str) -> OnnxCompressError:
     """The failure of ONNX Runtime as an error of ours; ``what`` says what did not work."""
+    if isinstance(error, OnnxCompressError):  # said already
+        return error
     text = str(error)
     if isinstance(error, MemoryError) or _MEMORY.search(text):
         return OutOfMemory(f"{what}: out of memory", "Use smaller or fewer samples, or a machine with more memory.")

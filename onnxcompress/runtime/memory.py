@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -47,6 +48,25 @@ def limit_bytes() -> int | None:
     """What the container of this process may take; None without a limit."""
     limit = _read("/sys/fs/cgroup/memory.max").strip()
     return int(limit) if limit.isdigit() else None
+
+
+def keep_within_machine() -> None:
+    """Have allocations beyond what the machine has left fail: else the system would end the process without a word.
+
+    A stricter limit that is set already stays. On Linux alone, where what is reserved but not used (of a GPU's
+    driver, say) does not count.
+    """
+    left = available_bytes()
+    if left is None or not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    swap = re.search(r"^SwapFree:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    room = left + (int(swap.group(1)) * 1024 if swap else 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > room:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (room, hard))
 
 
 def _read(path: str) -> str:

@@ -21,6 +21,7 @@ from onnxcompress.runtime.crowding import crowded
 from onnxcompress.runtime.failures import explain
 from onnxcompress.runtime.machine import usable_cores
 from onnxcompress.runtime.memory import resident_bytes
+from onnxcompress.runtime.patience import patient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,12 +121,14 @@ class Session:
         """The outputs by name: arrays; lists of values for sequences; None for an optional that is empty.
 
         Raises:
-            RuntimeFailure: the model does not run on these inputs.
+            RuntimeFailure: the model does not run on these inputs, or not within the time of `patience`.
         """
         with _explained("the model does not run"):
             if self._raw:
                 return self._run_raw(feeds)
-            return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+            with patient(_ort().RunOptions()) as ending:
+                outputs = self._session.run(self._names, dict(feeds), ending)
+            return dict(zip(self._names, outputs, strict=True))
 
     def caller(self, feeds: Feeds) -> Callable[[], object]:
         """A call of the model on these inputs, for timing: on a GPU the inputs already lie there."""
@@ -139,7 +142,8 @@ class Session:
 
     def _run_raw(self, feeds: Feeds) -> dict[str, Any]:
         values = {name: _as_value(array) for name, array in feeds.items()}
-        outputs = self._session.run_with_ort_values(self._names, values)
+        with patient(_ort().RunOptions()) as ending:
+            outputs = self._session.run_with_ort_values(self._names, values, ending)
         return {p.name: _as_array(v, p.type) for p, v in zip(self.outputs, outputs, strict=True)}
 
 
@@ -257,8 +261,8 @@ def bound_caller(session: Any, feeds: Feeds, device: str) -> Callable[[], None]:
             binding.bind_output(output.name, device)
 
     def call() -> None:
-        with _explained("the model does not run"):
-            session.run_with_iobinding(binding)
+        with _explained("the model does not run"), patient(_ort().RunOptions()) as ending:
+            session.run_with_iobinding(binding, ending)
             binding.synchronize_outputs()
 
     return call

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from onnxcompress.errors import RuntimeFailure
-from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
+from onnxcompress.runtime.failures import OutOfMemory, TooLong, UnsupportedModel
 from onnxcompress.runtime.intervals import median
 from onnxcompress.runtime.memory import peak_bytes, resident_bytes
 from onnxcompress.runtime.session import Device, Feeds, Session
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _RUNS = 3
 _LOADS, _LOAD_MS = 5, 3000.0  # load so often, unless that takes longer
 _CHILD = "from onnxcompress.runtime.weighing import main; main()"
-_ERRORS = {kind.__name__: kind for kind in (OutOfMemory, UnsupportedModel)}
+_ERRORS = {kind.__name__: kind for kind in (OutOfMemory, TooLong, UnsupportedModel)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.passes.rounding import layers
 from onnxcompress.passes.simplify import Simplify
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.runtime.session import require
 from onnxcompress.search import local
 from onnxcompress.search.candidates import Candidate, Rounded, found
@@ -141,7 +141,7 @@ class _Run:
                 self.model, nodes, calls, identity,
                 threads=options.threads, max_memory=options.max_memory, progress=options.progress,
             )  # fmt: skip
-        except OutOfMemory:
+        except LimitReached:
             raise
         except RuntimeFailure as error:
             self.notes.append(f"nothing was estimated, as layers could not be watched: {error.message}")

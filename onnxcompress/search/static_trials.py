@@ -18,7 +18,7 @@ from onnxcompress.graph.opset import raised
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.graph.shapes import float_values
 from onnxcompress.passes.survey import Chaining
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.search.trials import IN_MEMORY, Few, bounded
 from onnxcompress.solvers.clipping import candidates, grid, squared_error
 from onnxcompress.solvers.groups import Grid, per_channel
@@ -59,7 +59,7 @@ def static_damage(model: Model, order: Sequence[str], probe: Probe, deadline: fl
         ready = _units(model, order, probe)
         if ready:
             _measure(model, ready, probe, deadline, found)
-    except OutOfMemory:
+    except LimitReached:
         raise
     except OnnxCompressError as error:
         return StaticDamage(found, (f"static integers were not tried: {error.message}",))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from onnxcompress.errors import RuntimeFailure
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.search.exclusion import WORST
 from onnxcompress.stats.whatif import WhatIf
 
@@ -111,7 +111,7 @@ class Trials:
                 self._session = WhatIf(
                     self._model, (), names, Few(self._calls, seconds), self._threads, distributions=False
                 )
-            except OutOfMemory:
+            except LimitReached:
                 raise
             except RuntimeFailure as error:
                 if len(part) > 1:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxcompress.errors import DataError, RuntimeFailure
-from onnxcompress.runtime.failures import OutOfMemory
+from onnxcompress.runtime.failures import LimitReached
 from onnxcompress.runtime.timing import timed
 from onnxcompress.verify.fidelity import FidelityMeter, identical
 from onnxcompress.verify.metrics import MetricMeter
@@ -90,7 +90,7 @@ class Calls:
         except _Faulty as fault:
             return Outcome(fault=str(fault), notes=tuple(self._notes))
         except RuntimeFailure as error:
-            if dataset.source != SYNTHETIC or self._meter.samples or isinstance(error, OutOfMemory):
+            if dataset.source != SYNTHETIC or self._meter.samples or isinstance(error, LimitReached):
                 raise
             note = f"the made-up inputs do not run, so outputs were not compared; give data ({error.message})"
             return Outcome(notes=(*self._notes, note))
@@ -152,7 +152,7 @@ class Calls:
     def _run_second(self, feeds: Feeds) -> Outputs:
         try:
             return self._second.run(feeds)
-        except OutOfMemory:
+        except LimitReached:
             raise
         except RuntimeFailure as error:
             raise _Faulty(error.message) from error

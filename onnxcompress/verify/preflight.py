@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnxcompress.errors import RuntimeFailure, UsageError
 from onnxcompress.graph.model import Model
-from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
+from onnxcompress.runtime.failures import LimitReached, UnsupportedModel
 from onnxcompress.runtime.session import Session
 from onnxcompress.stats.scores import producers
 from onnxcompress.verify.calls import SYNTHETIC
@@ -49,7 +49,7 @@ def preflight(original: Path, dataset: Dataset | None, options: VerifyOptions) -
     try:
         outputs = session.run(feeds)
     except RuntimeFailure as error:
-        if dataset.source != SYNTHETIC or isinstance(error, OutOfMemory):
+        if dataset.source != SYNTHETIC or isinstance(error, LimitReached):
             raise
         return
     meter = FidelityMeter(session.outputs, producers(Model.open(original).proto.graph))

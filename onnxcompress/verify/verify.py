@@ -19,7 +19,7 @@ from onnxcompress.graph.model import Model
 from onnxcompress.progress import Silent
 from onnxcompress.report import BudgetResult, Fidelity, Latency, LayerTime, Metric
 from onnxcompress.runtime.crowding import crowded
-from onnxcompress.runtime.failures import OutOfMemory, UnsupportedModel
+from onnxcompress.runtime.failures import LimitReached, UnsupportedModel
 from onnxcompress.runtime.intervals import rounds_for
 from onnxcompress.runtime.machine import usable_cores
 from onnxcompress.runtime.session import Session
@@ -141,7 +141,7 @@ class _Verifier:
             raise type(error)(f"the original cannot be run: {error.message}", error.hint) from error
         try:
             second = Session(self.paths[1], device, threads, spin=self.spin)
-        except OutOfMemory:
+        except LimitReached:
             raise
         except RuntimeFailure as error:
             self._fail("loads", error.message)
