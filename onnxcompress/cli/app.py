@@ -130,7 +130,7 @@ def intended(problem: BaseException) -> OnnxCompressError | None:
         return problem
     if isinstance(problem, _ParseError):
         return _usage(problem)
-    if isinstance(problem, MemoryError):
+    if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM):
         return RuntimeFailure("the machine is out of memory", "Free memory, or use a smaller model or less data.")
     if isinstance(problem, OSError) and problem.errno in _FULL:
         return RuntimeFailure("the disk is full", "Free space in the folder of the output, or choose another one.")

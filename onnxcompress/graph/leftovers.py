@@ -2,6 +2,9 @@
 
 A name carries the process that made the file and the machine (and container) on which that process ran, so that a
 later run can tell the files of the dead from those of the living, also in a folder that several machines share.
+
+External data get their final name before a model refers to them, and lose it after none does. Meanwhile an empty file,
+a mark that is named like a temporary file, says that they may be nobody's.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ import os
 import platform
 import re
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_NAME = re.compile(r"\..+\.(?P<pid>\d+)@(?P<machine>[0-9a-f]{8})\.(?:candidate\.onnx|\w+\.part)")
+_NAME = re.compile(
+    r"\.(?P<of>.+)\.(?P<pid>\d+)@(?P<machine>[0-9a-f]{8})\.(?:candidate\.onnx|\w+\.part|(?P<mark>\w+\.mark))"
+)
 
 
 @functools.cache
@@ -40,6 +46,36 @@ def make(path: Path) -> tuple[int, str]:
 def candidate(target: Path) -> Path:
     """Where this process keeps a model that may become the target."""
     return target.with_name(f".{target.stem}.{_owner()}.candidate.onnx")
+
+
+@contextlib.contextmanager
+def marked(files: Iterable[Path]) -> Iterator[None]:
+    """Within it each of these files has a mark."""
+    marks: list[Path] = []
+    try:
+        for file in files:
+            handle, name = tempfile.mkstemp(prefix=f".{file.name}.{_owner()}.", suffix=".mark", dir=file.parent)
+            os.close(handle)
+            marks.append(Path(name))
+        yield
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+
+def marked_by(mark: Path) -> Path | None:
+    """The file that a mark stands for; None for another kind of file."""
+    match = _NAME.fullmatch(mark.name)
+    return mark.with_name(match["of"]) if match and match["mark"] else None
+
+
+def marked_by_others(folder: Path) -> set[Path]:
+    """The files with a mark of another process, on this machine or another one, that is not known to be dead."""
+    dead = set(abandoned(folder))
+    own = f".{_owner()}."
+    return {
+        file for path in folder.iterdir() if path not in dead and own not in path.name and (file := marked_by(path))
+    }
 
 
 def abandoned(folder: Path) -> list[Path]:

@@ -53,14 +53,14 @@ def save(
         single_file_limit: size in bytes above which large tensors go to a file of their own.
         told: hears of each large tensor.
         durable: wait until the bytes are on the disk; scratch files need not.
-        stem: first part of the name of that file, by default the name of the model file. The rest of its
-            name is a hash of its contents, so that no two models ever share one by mistake.
+        stem: the name that the model will have, which failures tell and the name of that file begins with; by default
+            that of the path. The rest is a hash of its contents, so that no two models ever share one by mistake.
 
     Raises:
         UsageError: the folder cannot be written to.
         RuntimeFailure: the disk is full, or another failure of the system while writing.
     """
-    with _spoken(path):
+    with _spoken(path.with_name(stem or path.name)):
         if serialized_size(model) <= single_file_limit:
             _write(model, path, Layout(model).whole(), told, durable)
         else:
@@ -85,11 +85,11 @@ def publish(candidate: Path, target: Path, *, new: bool = False) -> None:
                 "Choose another name with -o, or overwrite it with --force.",
             )
         old = set() if new else _own_data(target)
-        if not new:
-            candidate.replace(target)
-        _sync_folder(target.parent)
-        for stale in old - _own_data(target):
-            stale.unlink(missing_ok=True)
+        with leftovers.marked(old):
+            if not new:
+                candidate.replace(target)
+            _sync_folder(target.parent)
+            _remove_unused(old)
 
 
 def _named(candidate: Path, target: Path) -> bool:
@@ -110,27 +110,55 @@ def discard(candidate: Path) -> None:
     """Remove a model that will not be published, with external data that nothing else refers to."""
     if candidate.exists():
         data = _own_data(candidate)
-        candidate.unlink()
-        used = {d for other in candidate.parent.glob("*.onnx") for d in _own_data(other)} if data else set()
-        for file in data - used:
-            file.unlink(missing_ok=True)
+        with leftovers.marked(data):
+            candidate.unlink()
+            _remove_unused(data)
 
 
 def tidy(folder: Path) -> None:
     """Remove what processes that were killed have left in a folder."""
     for path in leftovers.abandoned(folder):
         with contextlib.suppress(OSError):
-            discard(path)
+            data = leftovers.marked_by(path)
+            if data is None:
+                discard(path)
+            else:
+                if _OWN_DATA.search(data.name) and not data.is_symlink():
+                    _remove_unused({data})
+                path.unlink()
+
+
+def _remove_unused(files: set[Path]) -> None:
+    """Remove those of these data files to which no model in their folder refers, and no other process will."""
+    there = {file for file in files if file.is_file()}
+    if not there:
+        return
+    folder = next(iter(there)).parent
+    used = leftovers.marked_by_others(folder)
+    for model in folder.glob("*.onnx"):
+        data = _data_of(model)
+        if data is None:  # it cannot be read now, so what it refers to is not known
+            return
+        used |= data
+    for file in there - used:
+        file.unlink(missing_ok=True)
 
 
 def _own_data(path: Path) -> set[Path]:
-    """The external data files of a model that this module wrote, as their names tell."""
+    """The external data files of a model that this module wrote, as their names tell; none where it cannot be read."""
+    return _data_of(path) or set()
+
+
+def _data_of(path: Path) -> set[Path] | None:
+    """The same; None where the machine cannot read it now."""
     if not path.exists():
         return set()
     try:
         payloads = [m.payload(t) for m in (Model.open(path),) for t in m.tensors()]
     except OnnxCompressError:
         return set()
+    except (OSError, MemoryError):
+        return None
     found = {p.path for p in payloads if isinstance(p, FileRange)} - {path}
     return {f for f in found if _OWN_DATA.search(f.name)}
 
@@ -157,10 +185,13 @@ def _save_external(model: Model, path: Path, stem: str, told: Told | None, durab
         for tensor in moved:
             tensor.external_data.add(key="location", value=data.name)
         part.chmod(_default_mode())
-        shared = data.exists()  # with a model of the same weights
-        part.replace(data)
-        part = part if shared else data  # what a failure would leave behind
-        _write(twin, path, [twin.proto.SerializeToString(deterministic=True)], None, durable)
+        with leftovers.marked([data]):
+            part.replace(data)  # which may be there already, with a model of the same weights
+            try:
+                _write(twin, path, [twin.proto.SerializeToString(deterministic=True)], None, durable)
+            except BaseException:
+                _remove_unused({data})
+                raise
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -233,6 +264,8 @@ def _spoken(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RuntimeFailure(
                 f"no room to write {path}", "Free some disk space or choose another folder."

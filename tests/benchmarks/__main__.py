@@ -16,6 +16,7 @@ NAMES = (
     "start",
     "overhead",
     "large",
+    "kills",
     "corpus",
     "calibrated",
     "pruned",
@@ -32,7 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
     parser.add_argument("--models", default="", help="real models to take, by commas")
-    parser.add_argument("--rounds", type=int, help="how often what is compared runs (start, large, overhead)")
+    parser.add_argument(
+        "--rounds", type=int, help="how often what is compared runs (start, large, overhead), or is killed"
+    )
     parser.add_argument("--items", type=int, help="items of the evaluation data; by default as the script has it")
     parser.add_argument("--seconds", type=float, default=6.0, help="for each latency of a real model")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the large model")
