@@ -34,6 +34,14 @@ test: $(STAMP) ## Run all tests, the linters among them (ARGS="-k name" selects)
 test-corpus: $(STAMP) ## Run the tests on the developers' collection of real models
 	$(BIN)/python -m pytest -m corpus $(ARGS)
 
+.PHONY: test-lowest
+test-lowest: ## Run the tests with the oldest versions that are allowed (ARGS="tests/test_api.py" selects)
+	$(PYTHON) -m venv $(BUILD)/venv-lowest
+	$(BUILD)/venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(BUILD)/venv-lowest/bin/uv pip install --quiet --python $(BUILD)/venv-lowest/bin/python \
+		--resolution lowest-direct --editable '.[dev,images,text]'
+	$(BUILD)/venv-lowest/bin/python -m pytest --ignore tests/test_architecture.py $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types and the direction of imports
 	$(BIN)/ruff check

@@ -33,7 +33,7 @@ print("ready", flush=True)
 while True:
     for model in models:
         if new:
-            for file in target.parent.glob(target.name + "*"):
+            for file in sorted(target.parent.glob(target.name + "*")):  # the model before its data
                 file.unlink()
         candidate = leftovers.candidate(target)
         writer.save(model, candidate, single_file_limit=limit, stem=target.name)
