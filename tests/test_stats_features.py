@@ -12,10 +12,10 @@ from onnxcompress.stats.features import Features, features
 from onnxcompress.stats.masks import padding_mask
 from tests.small_models import check_words, normal, proto
 
-ROWS = 'g (float["b", "n", 6] x) => (float["b", "n", 4] y) { h = MatMul(x, w) y = Tanh(h) }'
-MASKED = ('g (float["b", "n", 6] x, int64["b", "n"] attention_mask) => (float["b", "n", 4] y) '
+ROWS = "g (float[b, n, 6] x) => (float[b, n, 4] y) { h = MatMul(x, w) y = Tanh(h) }"
+MASKED = ('g (float[b, n, 6] x, int64[b, n] attention_mask) => (float[b, n, 4] y) '
           "{ h = MatMul(x, w) y = Tanh(h) }")  # fmt: skip
-IMAGE = 'g (float["b", 3, "n", 7] x) => (float[] y) { y = Relu(x) }'
+IMAGE = "g (float[b, 3, n, 7] x) => (float[] y) { y = Relu(x) }"
 
 
 def rows(opset: int = 17) -> Model:
@@ -55,7 +55,7 @@ def test_images_outputs_and_few_axes() -> None:
 
 
 def test_half_precision() -> None:
-    model = Model(proto('g (float16["n", 6] x) => (float16[] y) { y = Neg(x) }'))
+    model = Model(proto("g (float16[n, 6] x) => (float16[] y) { y = Neg(x) }"))
     x = normal(5, 6).astype(np.float16)
     like(features(model, {"x": (2, 1)}, [{"x": x}])["x"], x)
 
