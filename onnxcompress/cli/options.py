@@ -191,7 +191,7 @@ class DataFlags:
 
 
 @dataclass(frozen=True)
-class MachineFlags:
+class PlaceFlags:
     """Where it runs."""
 
     panel: ClassVar[str] = "Machine"
@@ -212,6 +212,22 @@ class MachineFlags:
             UsageError: it is no size.
         """
         return quantities.bytes_of(self.max_memory, "--max-memory")
+
+
+@dataclass(frozen=True)
+class MachineFlags(PlaceFlags):
+    """Where it runs, and how long it is measured there."""
+
+    timing_seconds: Annotated[
+        float,
+        Option(
+            "--timing-seconds",
+            min=0,
+            envvar="ONNXCOMPRESS_TIMING_SECONDS",
+            metavar="S",
+            help="Time for measuring latency; twice that where it is noisy.",
+        ),
+    ] = 4.0
 
 
 @dataclass(frozen=True)

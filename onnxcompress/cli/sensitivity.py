@@ -13,7 +13,7 @@ import typer
 from onnxcompress.cli.files import write_whole
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.help import Command
-from onnxcompress.cli.options import DataFlags, MachineFlags, ModelPath, ReportFlags
+from onnxcompress.cli.options import DataFlags, ModelPath, PlaceFlags, ReportFlags
 from onnxcompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class RankingFlags:
     top: Annotated[int, typer.Option("--top", min=1, help="Rows of the table; the JSON has all.")] = 20
     no_simplify: bool = field(default=False, metadata={"help": "Leave out the simplifier that runs first."})
 
-    def options(self, page: Any, data: DataFlags, machine: MachineFlags) -> Options:
+    def options(self, page: Any, data: DataFlags, machine: PlaceFlags) -> Options:
         """What is asked, as the library takes it.
 
         Raises:
@@ -61,7 +61,7 @@ class RankingFlags:
 @app.command("sensitivity", cls=Command)
 @flat
 def sensitivity(
-    model: ModelPath, ranking: RankingFlags, data: DataFlags, machine: MachineFlags, report: ReportFlags
+    model: ModelPath, ranking: RankingFlags, data: DataFlags, machine: PlaceFlags, report: ReportFlags
 ) -> None:
     """Rank the layers of a model by the damage that compressing each of them alone does to the outputs.
 

@@ -60,6 +60,7 @@ def run_options(
         device=machine.device,
         threads=machine.threads,
         seed=machine.seed,
+        seconds=machine.timing_seconds,
         max_memory=machine.memory_bytes(),
         progress=page.progress,
         profile=profile,
