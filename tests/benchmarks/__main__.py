@@ -25,6 +25,7 @@ NAMES = (
     "solving",
     "watching",
     "copies",
+    "gradients",
 )
 
 
@@ -34,7 +35,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
     parser.add_argument("--models", default="", help="real models to take, by commas")
     parser.add_argument(
-        "--rounds", type=int, help="how often what is compared runs (start, large, overhead), or is killed"
+        "--rounds",
+        type=int,
+        help="how often what is compared runs (start, large, overhead, gradients), or is killed",
     )
     parser.add_argument("--items", type=int, help="items of the evaluation data; by default as the script has it")
     parser.add_argument("--seconds", type=float, default=6.0, help="for each latency of a real model")
