@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TITLE = "gradients: of the simplified models, against finite differences"
 LIMIT, _DIRECTIONS = 1e-2, 3
-TARGET = f"relative error below {LIMIT:g} along {_DIRECTIONS} random directions (--rounds), or the operator that stops it named"
+TARGET = f"relative error below {LIMIT:g} along {_DIRECTIONS} random directions, or what stops it is named"
 
 _HEADER = ["model", "weights", "worst error", "one gradient, s", "target", "remark"]
 
