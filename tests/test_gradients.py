@@ -115,8 +115,8 @@ def test_a_convolutional_network_against_finite_differences(name: str) -> None:
     ],
 )
 def test_grouped_convolutions(tmp_path: Path, shape: tuple[int, ...], attributes: str) -> None:
-    text = f"m (float[2,4,8,7] x) => (float[n,c,h,w] y) {{ y = Conv<{attributes}>(x, W, b) }}"
-    model = proto(text, {"W": normal(*shape, seed=1), "b": normal(shape[0], seed=2)})
+    text = f"m (float[2,4,8,7] x) => (float[n,c,h,w] y) {{ s = Mul(x, V)  y = Conv<{attributes}>(s, W, b) }}"
+    model = proto(text, {"W": normal(*shape, seed=1), "b": normal(shape[0], seed=2), "V": normal(4, 1, 1, seed=5)})
     feeds = {"x": normal(2, 4, 8, 7, seed=3)}
     given = outputs(model, feeds)["y"]
     targets = {"y": given + normal(*given.shape, seed=4)}

@@ -35,14 +35,14 @@ def ungroup(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
         if weight is None or groups == 1 or not explicit:
             graph.node.append(node)
         elif weight.shape[0] == groups and weight.shape[1] == 1:
-            _taps(writer, node, weight.shape[2:])
+            _taps(writer, node, groups, weight.shape[2:])
         elif groups <= _GROUPS:
             _each(writer, node, groups)
         else:
             graph.node.append(node)
 
 
-def _taps(w: Writer, node: onnx.NodeProto, kernel: Sequence[int]) -> None:
+def _taps(w: Writer, node: onnx.NodeProto, channels: int, kernel: Sequence[int]) -> None:
     """Write a depthwise convolution as a sum over its taps. Weight (channels, 1, *kernel)."""
     rank = len(kernel)
     strides, dilations = _ints(node, "strides", [1] * rank), _ints(node, "dilations", [1] * rank)
@@ -53,11 +53,14 @@ def _taps(w: Writer, node: onnx.NodeProto, kernel: Sequence[int]) -> None:
         around = [0, 0, *pads[:rank], 0, 0, *pads[rank:]]
         padded = w.node("Pad", padded, w.constant(around, np.int64), mode="constant")
     columns = w.node("Transpose", node.input[1], perm=[1, 0, *range(2, 2 + rank)])
-    steps, parts = w.constant(strides, np.int64), []
+    thin = w.constant(np.ones((channels, 1, *[1] * rank)), np.float32)
+    parts = []
     for tap in itertools.product(*(range(k) for k in kernel)):
         starts = [t * d for t, d in zip(tap, dilations, strict=True)]
         ends = [(t - k + 1) * d or _END for t, k, d in zip(tap, kernel, dilations, strict=True)]
-        seen = w.node("Slice", padded, w.constant(starts, np.int64), w.constant(ends, np.int64), axes, steps)
+        seen = w.node("Slice", padded, w.constant(starts, np.int64), w.constant(ends, np.int64), axes)
+        if max(strides) > 1:  # by a convolution, as a Slice with steps has no gradient
+            seen = w.node("Conv", seen, thin, group=channels, strides=strides)
         here, after = w.constant(tap, np.int64), w.constant([t + 1 for t in tap], np.int64)
         parts.append(w.node("Mul", seen, w.node("Slice", columns, here, after, axes)))
     if len(node.input) > 2 and node.input[2]:
