@@ -230,6 +230,7 @@ class _Run:
             self.data, self.options.threads, self.options.seed, manner.fast_forms, self.options.progress,
             noise_limit=manner.noise_limit, chains=manner.chains,
             identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory, watch=watch,
+            dry=self.options.dry_run,
         )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
         ran = refuse_idle(ran)

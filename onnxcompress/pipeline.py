@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from onnxcompress.forms.costs import Point
 
 _OBSERVED_CALLS = 4
+_WHOLE = ("simplify", "recover")  # which take no part of the model away, though they may store it otherwise
 
 
 class Watch(Protocol):
@@ -56,7 +57,7 @@ class Watch(Protocol):
 class Environment:
     """What a run has besides the model and the recipe.
 
-    ``data`` is None where the model is not to be run; ``watch`` may take steps up and look at what they made. ``isa``
+    ``data`` is None where the model is not to be run; ``dry``: nothing will be written; ``watch`` may take steps up and look at what they made. ``isa``
     is the kind of processor to choose forms for, ``tuned`` what they were measured to cost, which is added to.
     """
 
@@ -71,6 +72,7 @@ class Environment:
     max_memory: int = 1 << 30
     memory: dict[str, Any] = field(default_factory=dict)
     watch: Watch | None = None
+    dry: bool = False
     isa: IsaClass = field(default_factory=isa_class)
     tuned: dict[str, list[Point]] = field(default_factory=dict)
 
@@ -142,6 +144,7 @@ def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: 
     ran: list[Ran] = []
     parts = [(step, part) for step in steps for part in _parts(step)]
     own = parts_of(steps)
+    source = earlier = model
     if environment.watch is not None:
         known, ran = environment.watch.taken_up(own, [asked for asked, _ in parts])
         model = model if known is None else known
@@ -153,8 +156,14 @@ def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: 
             origin = model
         environment.progress.start(step.name)
         state = _State(
-            ", ".join(repr(r.step) for r in ran), origin, final=not any(_plans(p) for _, p in parts[number + 1 :])
+            ", ".join(repr(r.step) for r in ran),
+            origin,
+            source,
+            earlier,
+            final=not any(_plans(p) for _, p in parts[number + 1 :]),
         )
+        if _plans(step):
+            earlier = model
         model, done = _run(model, step, before, environment, state)
         environment.progress.finish()
         ran.append(replace(done, asked=asked))
@@ -167,13 +176,15 @@ def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: 
 
 @dataclass(frozen=True)
 class _State:
-    """What was done to a model ``before`` a step, the ``origin`` of which the step is a part, see `Context`.
+    """What was done to a model ``before`` a step, and models that it came from, see `Context`.
 
     ``final``: it is the last one that works on weights.
     """
 
     before: str
     origin: Model
+    source: Model
+    earlier: Model
     final: bool
 
 
@@ -208,11 +219,12 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment, 
     else:
         context = Context(
             seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before),
-            origin=state.origin,
+            origin=state.origin, source=state.source, earlier=state.earlier, dry=environment.dry,
+            notebook=environment.memory.setdefault(step.name, {}),
         )  # fmt: skip
         parameters = count_parameters(model)
         rewritten = step.rewrite(model, context)
-        if step.name != "simplify":  # which fuses constants, and takes no part of the model away
+        if step.name not in _WHOLE:
             removed = parameters - count_parameters(rewritten.model)
         model, outcomes, notes, layers = rewritten.model, (), rewritten.notes, rewritten.layers
     guards.check(before, model, step.name)

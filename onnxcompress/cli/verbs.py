@@ -23,6 +23,7 @@ from onnxcompress.cli import completion
 
 _PASSES = Path(__file__).parents[1] / "passes"
 _GROUP = "onnxcompress.passes"
+_BEHIND = ("recover",)  # passes with a meaning only behind others, which have it as an option
 _PASS = re.compile(
     r"""^@register\n(?:@.+\n)*class\ .+:\n
     \ {4}\"{3}(?P<summary>.+?)(?:\"{3}|\n)
@@ -87,6 +88,8 @@ def pass_verbs() -> Iterator[Verb]:
     """One verb for each pass of this package and of others."""
     for path in sorted(_PASSES.glob("*.py")):
         for found in _PASS.finditer(path.read_text(encoding="utf-8")):
+            if found["name"] in _BEHIND:
+                continue
             yield Verb(found["name"], found["summary"], _pass(found["name"]), of_pass=True)
     if _others():
         from importlib.metadata import entry_points

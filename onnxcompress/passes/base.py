@@ -48,7 +48,9 @@ class Context:
     None where there are none; ``chains`` is what operators cost on static integers, None
     where that was not measured, and ``chained`` whether they may be put on them. ``noise_limit`` is the noise-to-signal
     ratio that may be left at the outputs; ``final`` is false where another step will work on the
-    weights; ``origin`` is the model before the step of which a pass is a later part. ``notebook`` is a pass's own, to
+    weights; ``origin`` is the model before the step of which a pass is a later part,
+    ``source`` that before all steps, and ``earlier`` that before the last step that worked on weights; ``dry``: nothing
+    that takes long is to be done, as nothing will be written. ``notebook`` is a pass's own, to
     keep what it need not find twice; ``notes`` are sentences for the report.
     """
 
@@ -65,6 +67,9 @@ class Context:
     noise_limit: float = NOISE_LIMIT
     final: bool = True
     origin: Model | None = None
+    source: Model | None = None
+    earlier: Model | None = None
+    dry: bool = False
     notebook: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -189,7 +194,7 @@ def register(kind: _Kind) -> _Kind:
 
 def passes() -> dict[str, type]:
     """All passes by name: those of this package and those that other packages bring."""
-    from onnxcompress.passes import factorize, prune, quantize, simplify  # noqa: F401 - registration is their import
+    from onnxcompress.passes import factorize, prune, quantize, recover, simplify  # noqa: F401 - registration is their import
 
     for entry in metadata.entry_points(group="onnxcompress.passes"):
         if entry.name not in _registry:

@@ -124,6 +124,15 @@ def trainable(proto: onnx.ModelProto) -> list[str]:
     ]
 
 
+def required() -> None:
+    """Refuse early where gradients cannot be had.
+
+    Raises:
+        UsageError: onnx-ad is not installed.
+    """
+    _onnx_ad()
+
+
 def _onnx_ad() -> Any:
     try:
         import onnx_ad
