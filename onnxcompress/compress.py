@@ -18,7 +18,7 @@ from onnxcompress.errors import RuntimeFailure, UsageError
 from onnxcompress.graph import leftovers, writer
 from onnxcompress.graph.model import Model
 from onnxcompress.kept import KeptSteps, StepBroke, Watching
-from onnxcompress.passes.base import FIDELITY
+from onnxcompress.passes.base import FIDELITY, parts_of
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.recipe import Recipe
 from onnxcompress.report import Report
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from onnxcompress.data.dataset import Dataset
     from onnxcompress.passes.base import Extents
 
 
@@ -51,7 +50,7 @@ class RunOptions:
     ``data`` is what the model is calibrated on, and judged on unless there is ``eval_data``. ``seconds`` is the time
     for measuring latency, ``max_memory`` the bytes that statistics may take. ``keep_steps``: models between steps are
     kept beside the output, and taken up again; ``check_steps``: budgets on fidelity hold after each step; ``profile``:
-    layers are timed.
+    layers are timed; ``student`` is what learns from the model.
     """
 
     output: Path | None = None
@@ -71,6 +70,7 @@ class RunOptions:
     keep_steps: bool = False
     check_steps: bool = False
     profile: bool = False
+    student: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def verify_models(original: Path, compressed: Path, budgets: Budgets, options: R
     options = options or RunOptions()
     require(options.device)
     source, made = Model.open(original), Model.open(compressed)
-    _, notes, data = _data(source, options, run=True)
+    _, notes, data = inputs.both(source, options, run=True)
     if data is None:
         raise RuntimeFailure(f"there is nothing to compare: {notes[-1]}", "Give --data that the original runs on.")
     found = verify(original, compressed, data, _verify_options(options, budgets), options.progress)
@@ -123,10 +123,12 @@ class _Run:
         self.recipe = recipe
         self.options = options
         self.source = Model.open(path)
-        self.target = target_of(path, tag_of(recipe), options)
+        self.student = None if options.student is None else Model.open(options.student)
+        self.target = target_of(options.student or path, tag_of(recipe), options, path)
         require(options.device)
+        self.learns = any(getattr(step, "learns_labels", False) for step in recipe.steps)
         self._refuse_unjudgeable()
-        self.data, self.notes, self.judged = _data(self.source, options, run=options.verify)
+        self.data, self.notes, self.judged = inputs.both(self.source, options, run=options.verify, learns=self.learns)
         if options.verify and (options.data or options.eval_data or recipe.budgets.asked):
             preflight(path, self.judged, _verify_options(options, recipe.budgets))
         self.hashing = ThreadPoolExecutor(1, "hash")
@@ -149,7 +151,7 @@ class _Run:
         if self.options.eval_data is not None and not self.options.verify:
             raise UsageError("--eval-data has no meaning with --no-verify", "Leave one of them out.")
         for name, given in (("labels", self.options.data_options.labels), ("metric", self.options.metric)):
-            if given is not None and not self.options.verify:
+            if given is not None and not self.options.verify and not (self.learns and name == "labels"):
                 raise UsageError(f"--{name} has no meaning with --no-verify", "Leave one of them out.")
 
     def result(self) -> Result:
@@ -211,7 +213,7 @@ class _Run:
         if self.options.keep_steps:
             sha = self.original.result().sha256
             kept = KeptSteps(self.target, sha, self.data or (), self.options.seed)
-            kept.refuse_others(pipeline.parts_of(self.recipe.steps), force=self.options.force)
+            kept.refuse_others(parts_of(self.recipe.steps), force=self.options.force)
         if kept is None and not self.options.check_steps:
             return None
         return Watching(kept, self._judged if self.options.check_steps else None)
@@ -230,7 +232,7 @@ class _Run:
             self.data, self.options.threads, self.options.seed, manner.fast_forms, self.options.progress,
             noise_limit=manner.noise_limit, chains=manner.chains,
             identity=self.original.result().sha256, max_memory=self.options.max_memory, memory=self.memory, watch=watch,
-            dry=self.options.dry_run,
+            dry=self.options.dry_run, student=self.student,
         )  # fmt: skip
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
         ran = refuse_idle(ran)
@@ -280,17 +282,6 @@ class _Run:
             "passed" if found is None or found.passed else "failed",
             found.layer_times if found else (),
         )  # fmt: skip
-
-
-def _data(model: Model, options: RunOptions, *, run: bool) -> tuple[Dataset | None, tuple[str, ...], Dataset | None]:
-    """What the model is calibrated on, what there is to say of that, and what the result is judged on."""
-    if options.eval_data is None:
-        data, notes = inputs.find(model, options, run=run)
-        return data, notes, data
-    judged = inputs.evaluation(model, options.eval_data, options.data_options)
-    read = replace(options.data_options, labels=None)  # labels belong to what is judged
-    data, notes = inputs.find(model, replace(options, data_options=read), run=run)
-    return data, notes, judged
 
 
 def _verify_options(options: RunOptions, budgets: Budgets) -> VerifyOptions:

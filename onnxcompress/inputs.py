@@ -32,6 +32,41 @@ class _Options(Protocol):
     def seed(self) -> int: ...
 
 
+class _Both(_Options, Protocol):
+    @property
+    def eval_data(self) -> Path | None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    data: Path | None
+    data_options: DataOptions
+    device: Device
+    threads: int | None
+    seed: int
+
+
+def both(
+    model: Model, options: _Both, *, run: bool, learns: bool = False
+) -> tuple[Dataset | None, tuple[str, ...], Dataset | None]:
+    """What a model is calibrated on, what there is to say of that, and what the result is judged on.
+
+    Labels belong to what is judged, unless they are learned.
+
+    Raises:
+        the errors of `find`.
+    """
+    if options.eval_data is None:
+        data, notes = find(model, options, run=run)
+        return data, notes, data
+    bare = dataclasses.replace(options.data_options, labels=None)
+    judged = evaluation(model, options.eval_data, bare if learns else options.data_options)
+    read = options.data_options if learns else bare
+    given = _Given(options.data, read, options.device, options.threads, options.seed)
+    data, notes = find(model, given, run=run)
+    return data, notes, judged
+
+
 def find(model: Model, options: _Options, *, run: bool) -> tuple[Dataset | None, tuple[str, ...]]:
     """The data of a run and what there is to say of them.
 

@@ -7,6 +7,7 @@ computes something else afterwards, the plan is made within the old operator set
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from onnxcompress.forms.unpacking import unpacked
 from onnxcompress.graph import edit, writer
 from onnxcompress.graph.interface import Interface, interface
 from onnxcompress.graph.model import Model
-from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip
+from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip, parts_of
 from onnxcompress.passes.repacking import repacked
 from onnxcompress.progress import Progress, Silent
 from onnxcompress.report import LayerRecord, Step
@@ -57,7 +58,8 @@ class Watch(Protocol):
 class Environment:
     """What a run has besides the model and the recipe.
 
-    ``data`` is None where the model is not to be run; ``dry``: nothing will be written; ``watch`` may take steps up and look at what they made. ``isa``
+    ``data`` is None where the model is not to be run; ``dry``: nothing will be written; ``student``
+    learns from the model; ``watch`` may take steps up and look at what they made. ``isa``
     is the kind of processor to choose forms for, ``tuned`` what they were measured to cost, which is added to.
     """
 
@@ -73,6 +75,7 @@ class Environment:
     memory: dict[str, Any] = field(default_factory=dict)
     watch: Watch | None = None
     dry: bool = False
+    student: Model | None = None
     isa: IsaClass = field(default_factory=isa_class)
     tuned: dict[str, list[Point]] = field(default_factory=dict)
 
@@ -142,7 +145,7 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
 def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: Environment) -> tuple[Model, list[Ran]]:
     """The same for a model without weights that are packed for their zeros."""
     ran: list[Ran] = []
-    parts = [(step, part) for step in steps for part in _parts(step)]
+    parts = [(step, part) for step in steps for part in parts_of([step])]
     own = parts_of(steps)
     source = earlier = model
     if environment.watch is not None:
@@ -188,17 +191,6 @@ class _State:
     final: bool
 
 
-def parts_of(steps: Sequence[Pass]) -> list[Pass]:
-    """The passes that run for steps."""
-    return [part for step in steps for part in _parts(step)]
-
-
-def _parts(step: Pass) -> tuple[Pass, ...]:
-    """What a step turns into when it runs: for most the pass itself."""
-    parts: Callable[[], tuple[Pass, ...]] | None = getattr(step, "parts", None)
-    return (step,) if parts is None else parts()
-
-
 def _plans(step: Pass) -> bool:
     return isinstance(step, PlanningPass)
 
@@ -220,7 +212,7 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment, 
         context = Context(
             seed=environment.seed, progress=environment.progress, probe=environment.probe(model, state.before),
             origin=state.origin, source=state.source, earlier=state.earlier, dry=environment.dry,
-            notebook=environment.memory.setdefault(step.name, {}),
+            student=environment.student, notebook=environment.memory.setdefault(step.name, {}),
         )  # fmt: skip
         parameters = count_parameters(model)
         rewritten = step.rewrite(model, context)
@@ -305,8 +297,6 @@ def _damage(model: Model, step: PlanningPass, context: Context, environment: Env
     trials = step.trials(model, context) if environment.data is not None else {}
     if not trials or environment.data is None:
         return {}
-    try:
-        feeds = environment.data.first()
-        return damage(model, trials, feeds, environment.progress, threads=environment.threads)
-    except RuntimeFailure:
-        return {}
+    with contextlib.suppress(RuntimeFailure):
+        return damage(model, trials, environment.data.first(), environment.progress, threads=environment.threads)
+    return {}

@@ -20,6 +20,7 @@ from onnxcompress.recipe import Recipe
 from onnxcompress.report import Tool
 from onnxcompress.runtime.machine import IsaClass, isa_class
 from onnxcompress.stats import cache
+from onnxcompress.verify.facts import model_facts
 from onnxcompress.version import __version__
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def _said(environment: Environment, read: DataOptions) -> dict[str, Any]:
         said["data"] = environment.memory["digest"]
         given = {name: getattr(read, name) for name in _READ}
         said["read"] = {n: v for n, v in given.items() if v != getattr(DataOptions(), n)}
+    if environment.student is not None:
+        said["student"] = model_facts(environment.student).sha256
     if environment.tuned:
         said["costs"] = packed(environment.tuned)
     return said

@@ -35,6 +35,7 @@ from pydantic import TypeAdapter, ValidationError
 from onnxcompress.data.bounded import read_bounded
 from onnxcompress.errors import UsageError
 from onnxcompress.passes.base import Pass, find_pass, passes
+from onnxcompress.passes.learning import misplaced
 from onnxcompress.verify.budgets import Budgets
 
 if TYPE_CHECKING:
@@ -241,7 +242,9 @@ def _refuse_unknown(data: Mapping[str, Any], known: set[str], where: _Where) -> 
 
 
 def _refuse_order(steps: Sequence[Pass], lines: _Lines) -> None:
-    """Refuse steps that find nothing left to work on."""
+    """Refuse steps that find nothing to work on."""
+    if (wrong := misplaced(steps)) is not None:
+        raise UsageError(f"{lines.step(wrong[0] + 1, 'pass')}: {wrong[1]}", wrong[2])
     codes = None
     for number, step in enumerate(steps, 1):
         if step.name in _ON_FLOATS and codes is not None:

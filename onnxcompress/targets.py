@@ -35,8 +35,8 @@ class Paths(Protocol):
         """Whether nothing is written."""
 
 
-def target_of(path: Path, tag: str, options: Paths) -> Path:
-    """Where the result goes, checked before any work is done.
+def target_of(path: Path, tag: str, options: Paths, *others: Path) -> Path:
+    """Where the result goes, checked before any work is done; ``others`` are models that are read as well.
 
     Raises:
         UsageError: the target is the input, exists, or lies in no folder that can be written to.
@@ -44,7 +44,7 @@ def target_of(path: Path, tag: str, options: Paths) -> Path:
     target = options.output or path.with_name(f"{path.stem}.{tag}.onnx")
     if target.exists() and not target.is_file():
         raise UsageError(f"the output {target} is no ordinary file", "Give a file name with -o.")
-    used = {file.resolve() for file in (path, *model_files(Model.open(path)))}
+    used = {file.resolve() for each in (path, *others) for file in (each, *model_files(Model.open(each)))}
     if target.exists() and target.resolve() in used:
         raise UsageError("the output is the input", "Give another name with -o; the input is never changed.")
     given = {path.resolve() for path in (options.data, options.eval_data) if path is not None}

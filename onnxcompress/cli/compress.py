@@ -12,6 +12,7 @@ from onnxcompress.cli import completion
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
+from onnxcompress.cli.recovery import RecoverFlags
 from onnxcompress.cli.steps import StepFlags
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -29,8 +30,9 @@ RecipeName = Annotated[
 @app.command("compress", cls=Command)
 @flat
 def compress(
-    context: typer.Context, models: ModelPaths, recipe: RecipeName, steps: StepFlags, data: DataFlags,
-    write: WriteFlags, budgets: BudgetFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
+    context: typer.Context, models: ModelPaths, recipe: RecipeName, steps: StepFlags, recovery: RecoverFlags,
+    data: DataFlags, write: WriteFlags, budgets: BudgetFlags, machine: MachineFlags, jobs: JobFlags,
+    report: ReportFlags,
 ) -> None:  # fmt: skip
     """Run the steps of a recipe, and hold the result to its budgets.
 
@@ -41,7 +43,7 @@ def compress(
 
     found = Recipe.from_toml(Path(recipe)) if _is_file(recipe) else Recipe.ready(recipe)
     found = dataclasses.replace(found, budgets=budgets.budgets(found.budgets))
-    run_models(context, models, Asked(found, write, data, machine, report, steps), jobs)
+    run_models(context, models, Asked(recovery.recipe(found), write, data, machine, report, steps), jobs)
 
 
 def _is_file(recipe: str) -> bool:

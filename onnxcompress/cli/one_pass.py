@@ -11,9 +11,11 @@ import typer
 from onnxcompress.cli.flags import flat
 from onnxcompress.cli.help import Command
 from onnxcompress.cli.options import BudgetFlags, DataFlags, JobFlags, MachineFlags, ModelPaths, ReportFlags, WriteFlags
+from onnxcompress.cli.recovery import NoRecovery, RecoverFlags
 from onnxcompress.passes.base import Pass, find_pass
 
 _SIMPLIFY = "simplify"
+_RECOVERABLE = ("prune", "factorize", "quantize")
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,22 @@ def app_of(name: str) -> typer.Typer:
     kind = find_pass(name)
 
     def command(
-        context: typer.Context, models: ModelPaths, options: Any, prepared: Prepared, data: DataFlags,
-        write: WriteFlags, budgets: BudgetFlags, machine: MachineFlags, jobs: JobFlags, report: ReportFlags,
+        context: typer.Context, models: ModelPaths, options: Any, prepared: Prepared, recovery: RecoverFlags,
+        data: DataFlags, write: WriteFlags, budgets: BudgetFlags, machine: MachineFlags, jobs: JobFlags,
+        report: ReportFlags,
     ) -> None:  # fmt: skip
         # Not needed for the help, nor by the shell that completes options.
         from onnxcompress.cli.batch import Asked, run_models
         from onnxcompress.recipe import Recipe
 
-        recipe = Recipe.of((*prepared.steps(), options), budgets.budgets())
+        recipe = Recipe.of(recovery.steps((*prepared.steps(), options)), budgets.budgets())
         run_models(context, models, Asked(recipe, write, data, machine, report), jobs)
 
-    command.__annotations__ |= {"options": kind, "prepared": Unprepared if name == _SIMPLIFY else Prepared}
+    command.__annotations__ |= {
+        "options": kind,
+        "prepared": Unprepared if name == _SIMPLIFY else Prepared,
+        "recovery": RecoverFlags if name in _RECOVERABLE else NoRecovery,
+    }
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
     app.command(name, cls=Command, help=_paragraph(kind))(flat(command))
     return app

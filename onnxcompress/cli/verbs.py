@@ -23,7 +23,7 @@ from onnxcompress.cli import completion
 
 _PASSES = Path(__file__).parents[1] / "passes"
 _GROUP = "onnxcompress.passes"
-_BEHIND = ("recover",)  # passes with a meaning only behind others, which have it as an option
+_ELSEWHERE = ("recover", "distill")  # passes that are options of other verbs, or have a verb of their own
 _PASS = re.compile(
     r"""^@register\n(?:@.+\n)*class\ .+:\n
     \ {4}\"{3}(?P<summary>.+?)(?:\"{3}|\n)
@@ -74,6 +74,7 @@ def verbs() -> Iterator[Verb]:
     """All verbs, those of passes first."""
     yield from pass_verbs()
     yield Verb("compress", "Run the steps of a recipe, and hold the result to its budgets.", _own("compress"))
+    yield Verb("distill", "Train a student to give what a teacher gives.", _own("distill"))
     yield Verb("verify", "Compare a compressed model with its original.", _own("verify"))
     yield Verb("compare", "Show what differs between two models, and where their values part.", _own("compare"))
     yield Verb("reproduce", "Make a result again from its provenance, and compare the bytes.", _own("reproduce"))
@@ -88,7 +89,7 @@ def pass_verbs() -> Iterator[Verb]:
     """One verb for each pass of this package and of others."""
     for path in sorted(_PASSES.glob("*.py")):
         for found in _PASS.finditer(path.read_text(encoding="utf-8")):
-            if found["name"] in _BEHIND:
+            if found["name"] in _ELSEWHERE:
                 continue
             yield Verb(found["name"], found["summary"], _pass(found["name"]), of_pass=True)
     if _others():

@@ -31,14 +31,16 @@ def run_recipe(
     machine: MachineFlags,
     report: ReportFlags,
     steps: StepFlags | None = None,
+    student: Path | None = None,
 ) -> None:
     """Run the recipe on the model, show what came of it, and exit with 1 if it did not pass."""
-    report.check(model, write.output, write.eval_data, data.data, data.labels, data.tokenizer)
+    report.check(model, student, write.output, write.eval_data, data.data, data.labels, data.tokenizer)
     taken = write.output == streams.DASH
     with opened(report, stdout_taken=taken) as page, streams.opened(model, write, report, steps) as files:
         options = run_options(page, data, machine, files.write, profile=report.pictures)
         if steps is not None:
             options = dataclasses.replace(options, keep_steps=steps.keep_steps, check_steps=steps.check_steps)
+        options = dataclasses.replace(options, student=student)
         result = files.deliver(compress(files.model, recipe, options))
         show(page, result, report, dry_run=write.dry_run)
 

@@ -50,8 +50,8 @@ class Context:
     ratio that may be left at the outputs; ``final`` is false where another step will work on the
     weights; ``origin`` is the model before the step of which a pass is a later part,
     ``source`` that before all steps, and ``earlier`` that before the last step that worked on weights; ``dry``: nothing
-    that takes long is to be done, as nothing will be written. ``notebook`` is a pass's own, to
-    keep what it need not find twice; ``notes`` are sentences for the report.
+    that takes long is to be done, as nothing will be written; ``student`` is what learns from the model of the run.
+    ``notebook`` is a pass's own, to keep what it need not find twice; ``notes`` are sentences for the report.
     """
 
     observed: Mapping[str, Observed] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class Context:
     source: Model | None = None
     earlier: Model | None = None
     dry: bool = False
+    student: Model | None = None
     notebook: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -182,6 +183,17 @@ class Adjustable(Protocol):
 
 
 Pass = PlanningPass | RewritingPass
+
+
+def parts_of(steps: Sequence[Pass]) -> list[Pass]:
+    """The passes that run for steps: for most the pass itself."""
+    found: list[Pass] = []
+    for step in steps:
+        parts: Callable[[], tuple[Pass, ...]] | None = getattr(step, "parts", None)
+        found += (step,) if parts is None else parts()
+    return found
+
+
 _registry: dict[str, type] = {}
 _Kind = TypeVar("_Kind", bound=type)
 
@@ -194,7 +206,7 @@ def register(kind: _Kind) -> _Kind:
 
 def passes() -> dict[str, type]:
     """All passes by name: those of this package and those that other packages bring."""
-    from onnxcompress.passes import factorize, prune, quantize, recover, simplify  # noqa: F401 - registration is their import
+    from onnxcompress.passes import distill, factorize, finetune, prune, quantize, recover, simplify  # noqa: F401 - which registers
 
     for entry in metadata.entry_points(group="onnxcompress.passes"):
         if entry.name not in _registry:

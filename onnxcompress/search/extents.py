@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _Tried = TypeVar("_Tried")
 _NOT_AT_ALL = 0.0
+_RECOVER = "recover"
 
 
 def open_extents(recipe: Recipe) -> Extents | None:
@@ -41,8 +42,10 @@ def open_extents(recipe: Recipe) -> Extents | None:
 
 def tag_of(recipe: Recipe) -> str:
     """What the result is called after the model's own name, as in ``{stem}.{tag}.onnx``."""
-    last = recipe.steps[-1]
-    return recipe.name or (last.tag if open_extents(recipe) is None else last.name)
+    last = next((s for s in reversed(recipe.steps) if s.name != _RECOVER), recipe.steps[-1])
+    tag = last.tag if open_extents(recipe) is None else last.name
+    recovered = any(s.name == _RECOVER and s is not last for s in recipe.steps)
+    return recipe.name or (f"{tag}-{_RECOVER}ed" if recovered else tag)
 
 
 def settled_at(recipe: Recipe, extent: float) -> Recipe:

@@ -1,8 +1,8 @@
 """Where training stands, kept on disk: a run that was killed goes on there, and comes to the same bytes.
 
 A checkpoint is an ``.npz`` of arrays and a ``.json`` that names it, with its hash; the latter appears last and at once,
-so that there is always a whole one. They lie in the cache folder, under a hash of all that the result depends on, and go
-when the training is done.
+so that there is always a whole one. They lie in the cache folder, under a hash of all that the result depends on, and
+go when the training is done.
 """
 
 from __future__ import annotations

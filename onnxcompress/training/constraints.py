@@ -104,11 +104,11 @@ class Codes:
         """The codes, int16."""
         safe = np.where(self.free, self.step, np.float32(1))
         found = np.clip(np.rint((shadow - self.origin) / safe), self.low, self.high).astype(np.int16)
-        return np.where(self.free, found, self.codes)
+        return np.asarray(np.where(self.free, found, self.codes))
 
     def values(self, codes: Array) -> Array:
         """What codes stand for."""
-        return (self.origin + self.step * codes.astype(np.float32)).astype(np.float32)
+        return np.asarray(self.origin + self.step * codes.astype(np.float32), np.float32)
 
     def projected(self, shadow: Array) -> Array:
         """As of `Constraint`."""
@@ -117,12 +117,12 @@ class Codes:
     def held(self, shadow: Array) -> Array:
         """As of `Constraint`."""
         ends = [self.origin + self.step * np.float32(e) for e in (self.low - _BEYOND, self.high + _BEYOND)]
-        return np.clip(shadow, np.minimum(*ends), np.maximum(*ends))
+        return np.asarray(np.clip(shadow, np.minimum(*ends), np.maximum(*ends)))
 
     def started(self, wanted: Array) -> Array:
         """A shadow whose projection is that of the present codes, as close to ``wanted`` as that allows."""
         seen, reach = self.values(self.codes), np.abs(self.step) * np.float32(_BEYOND)
-        return np.clip(wanted, seen - reach, seen + reach).astype(np.float32)
+        return np.asarray(np.clip(wanted, seen - reach, seen + reach), np.float32)
 
     def spread(self, shadow: Array) -> float:
         """As of `Constraint`."""

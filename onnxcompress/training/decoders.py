@@ -158,4 +158,4 @@ def _alone(place: Array, lowest: Array, live: Array) -> Array:
 
 
 def _slack(step: Array, origin: Array) -> Array:
-    return np.abs(step) * np.float32(_TOLERANCE) + np.abs(origin) * np.float32(1e-5) + np.float32(1e-12)
+    return np.asarray(np.abs(step) * np.float32(_TOLERANCE) + np.abs(origin) * np.float32(1e-5) + np.float32(1e-12))

@@ -1,8 +1,8 @@
 """Training: mini-batches, steps against the gradient, a look at calls held back now and then, the best weights kept.
 
 The optimizer moves shadows of the weights; the model sees their projections (`constraints`). All that decides the next
-step is in a checkpoint, and orders are drawn from the seed and the epoch, so a run that was interrupted goes on as if it
-had not been. Where time is limited, the schedule is drawn together to end by then.
+step is in a checkpoint, and orders are drawn from the seed and the epoch, so a run that was interrupted goes on as if
+it had not been. Where time is limited, the schedule is drawn together to end by then.
 """
 
 from __future__ import annotations

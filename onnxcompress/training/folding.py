@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 _SHORT = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_RANGES = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
-           TensorProto.INT16: (-32768, 32767)}  # fmt: skip
+_RANGES: dict[int, tuple[int, int]] = {
+    TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
+    TensorProto.INT16: (-32768, 32767),
+}  # fmt: skip
 _INTEGER = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
+_ENDLESS = (-(2**31), 2**31)
 _NBITS = "MatMulNBits"
 _CLIP_OPSET = 11  # from which its bounds are inputs
+_ALIKE = {"Mul", "Sub", "Add", "Div", "MatMul", "Reshape", "Transpose", "Concat", "Gather", "GatherElements", "Slice",
+          "Identity", "Squeeze", "Unsqueeze"}  # fmt: skip
 _CHANCE = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -145,13 +150,10 @@ class _Constants:
             return int(self.stored[name].data_type)
         node = self.made[name]
         if node.op_type == "Cast":
-            return int(attribute_value(node, "to", 0))  # type: ignore[call-overload]
+            return int(attribute_value(node, "to", 0))  # type: ignore[call-overload,no-any-return]
         if node.op_type == "DequantizeLinear":
             return self._kind(node.input[1])
-        if node.op_type in ("Mul", "Sub", "Add", "Reshape", "Transpose", "MatMul", "Div", "Concat", "Gather", "Identity",
-                            "Squeeze", "Unsqueeze", "GatherElements", "Slice"):  # fmt: skip
-            return self._kind(node.input[0])
-        return None
+        return self._kind(node.input[0]) if node.op_type in _ALIKE else None
 
     def decoder(self, names: Iterable[str], more: tuple[onnx.NodeProto, ...], value: str,
                 tensors: tuple[TensorProto, ...] = ()) -> Decoder:  # fmt: skip
@@ -226,7 +228,7 @@ def _straight(model: Model, chains: _Constants, node: onnx.NodeProto) -> onnx.No
         )
     kind = int(helper.np_dtype_to_tensor_dtype(np.asarray(zero).dtype))
     names = []
-    for word, end in zip(("low", "high"), _RANGES.get(kind, (-np.inf, np.inf)), strict=True):
+    for word, end in zip(("low", "high"), _RANGES.get(kind, _ENDLESS), strict=True):
         bound = float(scale.reshape(())) * (end - int(np.asarray(zero).reshape(())))
         names.append(f"{node.output[0]}.{word}")
         model.proto.graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), names[-1]))

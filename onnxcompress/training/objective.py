@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from onnxcompress.errors import DataError, ModelError, UsageError
 from onnxcompress.graph.scopes import subgraphs
+from onnxcompress.graph.shapes import float_values
 from onnxcompress.stats.scores import class_like, probabilities, producers
 from onnxcompress.training.losses import Loss, Writer
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 _PREFIX = "onnxcompress.match."
 _TINY = 1e-7  # below which a probability is none
-_FLAT = 1e-12  # variance below which a value says nothing
+_FLAT, _ENDLESS = 1e-12, 1e30  # variances below and above which a value says nothing
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def objective(
         for own, other in asked.pairs:
             if own not in build.reached:
                 raise UsageError(f"the value {own!r} does not depend on what is trained", "Leave the pair out.")
-            spread = float(np.var(shown[other]))
+            spread = _spread(shown[other])
             if mine[own].ndim != shown[other].ndim or mine[own].shape[1:] != shown[other].shape[1:]:
                 raise UsageError(
                     f"{own!r} has the shape {mine[own].shape} and {other!r} of the teacher {shown[other].shape}",
@@ -139,6 +140,23 @@ def objective(
             "no output of the model is float32, varies, and depends on what is trained", "Name other --layers."
         )
     return Objective(model, tuple(matches))
+
+
+def refuse_unknown(student: Model, teacher: Model, pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse pairs of values that are not there.
+
+    Raises:
+        UsageError: a name is that of no float32 value.
+    """
+    for place, (model, whose) in enumerate(((student, "student"), (teacher, "teacher"))):
+        made = {name for node in model.proto.graph.node for name in node.output}
+        floats = float_values(model) or made
+        for pair in pairs:
+            if pair[place] not in made & floats:
+                raise UsageError(
+                    f"--match names {pair[place]!r}, which is no float32 value of the {whose}",
+                    "See the names with `onnxcompress compare`; write STUDENT=TEACHER.",
+                )
 
 
 class _Builder:
@@ -164,8 +182,8 @@ class _Builder:
 
 def _output(build: _Builder, name: str, value: np.ndarray, made: str | None, asked: Asked) -> list[_Match]:
     if not class_like(name, value, made):
-        spread = float(np.var(value))
-        if spread <= _FLAT or not np.isfinite(spread):
+        spread = _spread(value)
+        if spread <= _FLAT:
             return []
         return [_Match(Loss("mse", build.exposed(name, value.ndim), weight=1 / spread), name)]
     logs = probabilities(value.reshape(-1, value.shape[-1]))
@@ -220,6 +238,13 @@ def _inner(body: onnx.GraphProto) -> set[str]:
     }
 
 
+def _spread(value: np.ndarray) -> float:
+    """The variance, 0 where it is not finite."""
+    with np.errstate(all="ignore"):
+        found = float(np.var(value, dtype=np.float64))
+    return found if np.isfinite(found) and found < _ENDLESS else 0.0
+
+
 def _joined(calls: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
     """Values of several calls on the first axis, or of the first call alone where shapes differ."""
     found: Arrays = {}
@@ -240,16 +265,12 @@ def common_features(student: Student, teacher: Teacher, calls: Sequence[Feeds], 
     graph = student.model.proto.graph
     reached = _reached(graph, set(student.variables))
     outputs = {o.name for o in graph.output}
-    theirs = {name for node in teacher.model.proto.graph.node for name in node.output}
-    names = [
-        node.output[0]
-        for node in graph.node
-        if node.op_type in kinds and node.output[0] in reached & theirs and node.output[0] not in outputs
-    ]
+    shared = float_values(student.model) & float_values(teacher.model) & reached - outputs
+    names = [node.output[0] for node in graph.node if node.op_type in kinds and node.output[0] in shared]
     if not names:
         return []
     first = list(calls[:1])
     mine, other = student.shown(first, names), teacher.shown(first, names)
-    fit = [n for n in names if mine[n].shape == other[n].shape and mine[n].ndim > 1 and np.var(other[n]) > _FLAT]
+    fit = [n for n in names if mine[n].shape == other[n].shape and mine[n].ndim > 1 and _spread(other[n]) > _FLAT]
     places = np.linspace(0, len(fit) - 1, min(most, len(fit))).round().astype(int)
     return [fit[i] for i in sorted(set(places.tolist()))]

@@ -1,4 +1,4 @@
-"""The model that learns: its weights as a gradient sees them, what values each may have, and the way back to its form."""
+"""The model that learns: its weights as a gradient sees them, what values each may have, and the way back."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from onnxcompress.stats import cache
 from onnxcompress.training.checkpoints import Checkpoints
 from onnxcompress.training.fit import Fitted, Training
 from onnxcompress.training.gradients import required
-from onnxcompress.training.objective import Asked, common_features, objective
+from onnxcompress.training.objective import Asked, common_features, objective, refuse_unknown
 from onnxcompress.training.student import Student
 from onnxcompress.training.teacher import Teacher, stackable
 
@@ -35,8 +35,8 @@ _SHOWN = 8  # calls that show what outputs are like
 class Lesson:
     """What is to be learned.
 
-    ``teacher`` is None where there are labels alone, which then are those of ``data``. Where ``asked`` names no pairs of
-    hidden values, those of the same name are matched, unless they weigh nothing. ``guide`` see `Student.of`; ``dry``:
+    ``teacher`` is None where there are labels alone, which then are those of ``data``. Where ``asked`` names no pairs
+    of hidden values, those of the same name are matched, unless they weigh nothing. ``guide`` see `Student.of`; ``dry``:
     nothing is trained.
     """
 
@@ -91,6 +91,8 @@ def taught(lesson: Lesson, progress: Progress, checkpoints: Checkpoints | None =
     if teacher is not None and asked.features and not asked.pairs:
         names = common_features(student, teacher, calls)
         asked = replace(asked, pairs=tuple((name, name) for name in names))
+    elif lesson.teacher is not None:
+        refuse_unknown(student.model, lesson.teacher, asked.pairs)
     if teacher is not None and asked.pairs:
         teacher = Teacher(teacher.model, [other for _, other in asked.pairs], lesson.threads)
     target = objective(student, teacher, calls, asked, labels)
@@ -121,10 +123,7 @@ def _stayed(student: Student) -> list[str]:
 def _came(found: Fitted, lesson: Lesson, per_epoch: int) -> list[str]:
     held = "calls held back" if lesson.settings.patience else "all calls"
     told = f"loss on {held} {found.before:.4g} to {found.after:.4g} in {found.steps} steps"
-    if found.gained:
-        notes = [told]
-    else:
-        notes = [f"training gained nothing and was taken back: {told}"]
+    notes = [told] if found.gained else [f"training gained nothing and was taken back: {told}"]
     if found.hurried:
         epochs = np.format_float_positional(found.steps / per_epoch, precision=4, trim="-")
         notes.append(f"time ended it after {epochs} epochs; another run gives the same only with so many epochs set")
