@@ -7,7 +7,6 @@ computes something else afterwards, the plan is made within the old operator set
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass, field, replace
@@ -18,9 +17,9 @@ from onnxcompress.errors import OnnxCompressError, RuntimeFailure
 from onnxcompress.forms import remembered
 from onnxcompress.forms.chain_costs import shipped
 from onnxcompress.forms.unpacking import unpacked
-from onnxcompress.graph import edit, writer
+from onnxcompress.graph import edit
 from onnxcompress.graph.interface import Interface, interface
-from onnxcompress.graph.model import Model
+from onnxcompress.graph.writer import settled
 from onnxcompress.passes.base import Context, Pass, Planned, PlanningPass, Skip, parts_of
 from onnxcompress.passes.repacking import repacked
 from onnxcompress.progress import Progress, Silent
@@ -35,10 +34,11 @@ from onnxcompress.stats.sensitivity import damage
 from onnxcompress.verify.facts import count_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from onnxcompress.data.dataset import Dataset
     from onnxcompress.forms.costs import Point
+    from onnxcompress.graph.model import Model
 
 _OBSERVED_CALLS = 4
 _WHOLE = ("simplify", "recover")  # which take no part of the model away, though they may store it otherwise
@@ -58,9 +58,9 @@ class Watch(Protocol):
 class Environment:
     """What a run has besides the model and the recipe.
 
-    ``data`` is None where the model is not to be run; ``dry``: nothing will be written; ``student``
-    learns from the model; ``watch`` may take steps up and look at what they made. ``isa``
-    is the kind of processor to choose forms for, ``tuned`` what they were measured to cost, which is added to.
+    ``data`` is None where the model is not to be run; ``dry``: nothing will be written; ``student`` learns from the
+    model; ``watch`` may take steps up and look at what they made. ``isa`` is the kind of processor to choose forms for,
+    ``tuned`` what they were measured to cost, which is added to.
     """
 
     data: Dataset | None = None
@@ -135,7 +135,7 @@ def run(model: Model, steps: Sequence[Pass], environment: Environment) -> tuple[
     """
     before = interface(model.proto)
     loose = unpacked(model)
-    model, found = _steps(model if loose is None else _settled(loose), before, steps, environment)
+    model, found = _steps(model if loose is None else settled(loose), before, steps, environment)
     if loose is None:
         return model, found
     note = "weights that came packed for their zeros were unpacked, and are packed again where they stay in float"
@@ -171,7 +171,7 @@ def _steps(model: Model, before: Interface, steps: Sequence[Pass], environment: 
         environment.progress.finish()
         ran.append(replace(done, asked=asked))
         if not state.final and step.name != "simplify":
-            model = _settled(model)
+            model = settled(model)
         if environment.watch is not None:
             environment.watch.done(number, own, model, ran)
     return model, ran
@@ -193,11 +193,6 @@ class _State:
 
 def _plans(step: Pass) -> bool:
     return isinstance(step, PlanningPass)
-
-
-def _settled(model: Model) -> Model:
-    """The model with its weights computed: the next step reads them more than once."""
-    return Model.scratch(lambda path: writer.save(model, path, durable=False))
 
 
 def _run(model: Model, step: Pass, before: Interface, environment: Environment, state: _State) -> tuple[Model, Ran]:
@@ -297,6 +292,7 @@ def _damage(model: Model, step: PlanningPass, context: Context, environment: Env
     trials = step.trials(model, context) if environment.data is not None else {}
     if not trials or environment.data is None:
         return {}
-    with contextlib.suppress(RuntimeFailure):
+    try:
         return damage(model, trials, environment.data.first(), environment.progress, threads=environment.threads)
-    return {}
+    except RuntimeFailure:
+        return {}

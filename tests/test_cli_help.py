@@ -76,7 +76,8 @@ def test_options_stand_in_groups(
     lines = shown(name, monkeypatch, capsys).splitlines()
     heads = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
     middle = ["Data", "Output", "Budgets", "Machine", "Reports and messages", "Examples"]
-    assert [head for head in heads if head != "Options"] == ["Arguments", *middle]
+    recovery = ["Recovery"] if name in ("factorize", "prune", "quantize") else []
+    assert [head for head in heads if head != "Options"] == ["Arguments", *recovery, *middle]
     data = lines[lines.index("Data:") : lines.index("Output:")]
     assert any("--eval-data" in line for line in data)
     assert lines[lines.index("Examples:") - 2].strip().startswith("--help")

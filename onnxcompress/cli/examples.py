@@ -33,6 +33,10 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
             "Seven of ten weights go; the file stores the others.",
         ),
         Example(
+            "onnxcompress prune model.onnx --data calls --sparsity 0.9 --recover",
+            "The weights that stay are trained to give what the original gives.",
+        ),
+        Example(
             "onnxcompress prune model.onnx --data calls --structure all --min-speedup 1.5",
             "Channels, neurons and heads are cut out, as few as that speed needs.",
         ),
@@ -45,6 +49,26 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
         Example(
             "onnxcompress factorize model.onnx --data calls --min-sqnr 20",
             "As much goes as that fidelity allows.",
+        ),
+    ),
+    "finetune": (
+        Example(
+            "onnxcompress finetune pruned.onnx --data train.npz --eval-data eval.npz",
+            "On the labels in train.npz, judged on others; zeros stay zero.",
+        ),
+        Example(
+            "onnxcompress finetune model.onnx --data calls --labels y.npy --minutes 10",
+            "With labels of their own, and what ten minutes allow.",
+        ),
+    ),
+    "distill": (
+        Example(
+            "onnxcompress distill big.onnx small.onnx --data calls",
+            "The small model learns to give what the big one gives.",
+        ),
+        Example(
+            "onnxcompress distill big.onnx small.onnx --data calls --match h2=h6 --transfer",
+            "A hidden value is matched, and weights begin as the teacher's.",
         ),
     ),
     "simplify": (

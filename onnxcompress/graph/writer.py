@@ -67,6 +67,11 @@ def save(
             _save_external(model, path, stem or path.name, told, durable)
 
 
+def settled(model: Model) -> Model:
+    """The model with its weights computed, for those who read them more than once."""
+    return Model.scratch(lambda path: save(model, path, durable=False))
+
+
 def publish(candidate: Path, target: Path, *, new: bool = False) -> None:
     """Give a finished model its name, in one instant, and remove the external data of the one it replaces.
 

@@ -9,8 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from onnxcompress.errors import UsageError
 from onnxcompress.forms.unpacking import unpacked
-from onnxcompress.graph import writer
-from onnxcompress.graph.model import Model
+from onnxcompress.graph.writer import settled
 from onnxcompress.passes.base import Rewritten
 from onnxcompress.passes.repacking import repacked
 from onnxcompress.training.settings import Settings
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnxcompress.data.dataset import Dataset
+    from onnxcompress.graph.model import Model
     from onnxcompress.passes.base import Context, Pass
     from onnxcompress.training.objective import Asked
     from onnxcompress.training.teaching import Taught
@@ -74,10 +74,10 @@ class Learning:
         Raises:
             the errors of `taught`.
         """
-        settled = _settled(student)
-        loose = unpacked(settled)
+        whole = settled(student)
+        loose = unpacked(whole)
         lesson = Lesson(
-            settled if loose is None else _settled(loose), teacher, data, self.settings(), asked, layers=self.layers,
+            whole if loose is None else settled(loose), teacher, data, self.settings(), asked, layers=self.layers,
             guide=context.earlier, seed=context.seed, threads=context.probe.threads if context.probe else None,
             dry=context.dry,
         )  # fmt: skip
@@ -86,7 +86,7 @@ class Learning:
             known[key] = taught(lesson, context.progress)
         found: Taught = known[key]
         if found.model is None:
-            return Rewritten(settled, found.notes)
+            return Rewritten(whole, found.notes)
         return Rewritten(found.model if loose is None else repacked(found.model), found.notes)
 
 
@@ -151,7 +151,3 @@ def _integer(step: Any) -> bool:
     if step.name != _QUANTIZE or step.scheme in ("weight-only", "float16", "bfloat16"):
         return False
     return bool(step.bits == 8 or step.average_bits is not None or step.scheme in ("static", "dynamic"))
-
-
-def _settled(model: Model) -> Model:
-    return Model.scratch(lambda path: writer.save(model, path, durable=False))

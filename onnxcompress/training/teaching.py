@@ -36,8 +36,8 @@ class Lesson:
     """What is to be learned.
 
     ``teacher`` is None where there are labels alone, which then are those of ``data``. Where ``asked`` names no pairs
-    of hidden values, those of the same name are matched, unless they weigh nothing. ``guide`` see `Student.of`; ``dry``:
-    nothing is trained.
+    of hidden values, those of the same name are matched, unless they weigh nothing. ``guide`` see `Student.of`;
+    ``dry``: nothing is trained.
     """
 
     student: Model
