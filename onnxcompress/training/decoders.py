@@ -10,6 +10,7 @@ bytes that are set where a bit of their own number is set tell, bit by bit, in w
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxcompress.errors import RuntimeFailure
 from onnxcompress.runtime.session import Session
 from onnxcompress.training.constraints import Codes
 
@@ -97,9 +99,10 @@ def understood(decoder: Decoder) -> Coded | None:
     """
     value = decoder.decoded()
     for tensor in decoder.candidates():
-        found = _codes(decoder, tensor, value)
-        if found is not None:
-            return found
+        with contextlib.suppress(RuntimeFailure):  # other bytes in what holds no codes may make no sense
+            found = _codes(decoder, tensor, value)
+            if found is not None:
+                return found
     return None
 
 
@@ -118,9 +121,9 @@ def _codes(decoder: Decoder, tensor: TensorProto, value: Array) -> Coded | None:
     if np.any(lowest[live] % bits):
         return None
     run = np.stack([np.take_along_axis(gains, (lowest - lowest % bits + k)[None], 0)[0] for k in range(bits)])
-    step = np.where(live, run[0], np.float32(0))
-    signed = bits > 1 and bool(np.any(run[-1][live] * step[live] < 0))
+    signed = bits > 1 and bool(np.any(run[-1][live] * run[0][live] < 0))
     factors = [1 << k for k in range(bits - 1)] + [-(1 << (bits - 1)) if signed else 1 << (bits - 1)]
+    step = np.where(live, run[-1] / np.float32(factors[-1]), np.float32(0))  # of the highest bit: least rounded
     if any(
         np.any(np.abs(run[k] - f * step)[live] > _slack(step, origin)[live] * abs(f)) for k, f in enumerate(factors)
     ):

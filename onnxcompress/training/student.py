@@ -147,7 +147,7 @@ def _chosen(found: list[Weight], layers: Sequence[str]) -> list[Weight]:
                 f"--layers {pattern!r} matches no weight and no node that reads one",
                 "See the names with `onnxcompress inspect`; * and ? stand for any characters.",
             )
-    return [w for w in found if not layers or any(_matches(w, p) for p in layers)]
+    return [w for w in found if w.elements > 1 and (not layers or any(_matches(w, p) for p in layers))]
 
 
 def _matches(weight: Weight, pattern: str) -> bool:
@@ -167,8 +167,8 @@ def _unfit(weight: Weight, scopes: Scopes, *, tables: bool) -> str | None:
         return "in a subgraph, a function, or given from outside"
     if weight.constant is not None:
         return "stored in a Constant node, which the simplifier would change"
-    if weight.elements < 2 or not weight.leaves:
-        return "a single value"
+    if not weight.leaves:
+        return "read by nothing"
     for leaf in weight.leaves:
         node = leaf.use.node
         if node is not None and node.op_type == _TABLES and leaf.use.index == 0:
