@@ -36,8 +36,8 @@ MAY_REFUSE = {"factorize": 3}  # a model that no rank makes faster
 
 
 def block(kind: str) -> str:
-    (found,) = [str(text) for name, text in BLOCKS if name == kind]
-    return found
+    """The first block of that kind."""
+    return next(str(text) for name, text in BLOCKS if name == kind)
 
 
 @pytest.fixture
@@ -57,8 +57,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tmp_path / "b.onnx",
         models / "c.onnx",
         models / "d.onnx",
+        *(tmp_path / f"{name}.onnx" for name in ("big", "small", "pruned")),
     ):
         shutil.copy(samples / "digits-cnn.onnx", path)
+    with np.load(samples / "digits-cnn.eval.npz") as found:
+        np.savez(tmp_path / "train.npz", allow_pickle=False, **{k: found[k][:64] for k in found.files})
     (tmp_path / "mine.toml").write_text(block("toml").replace("*head*", "10.bias"))
     python = shlex.quote(sys.executable)
     script(programs / "onnxcompress", f'exec {python} -m onnxcompress "$@"')

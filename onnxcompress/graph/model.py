@@ -179,7 +179,8 @@ class Model:
         """Give a tensor new values (and their type and shape)."""
         name, doc = tensor.name, tensor.doc_string
         tensor.CopyFrom(numpy_helper.from_array(array, name))
-        tensor.doc_string = doc
+        if doc:  # an empty one takes bytes as well
+            tensor.doc_string = doc
         if self.nbytes(tensor) >= LARGE:
             self._attach(tensor, Computed(lambda: array))
 

@@ -144,7 +144,7 @@ def _chosen(found: list[Weight], layers: Sequence[str]) -> list[Weight]:
     for pattern in layers:
         if not any(_matches(weight, pattern) for weight in found):
             raise UsageError(
-                f"--layers {pattern!r} matches no weight and no node that reads one",
+                f"the pattern {pattern!r} of layers to train matches no weight and no node that reads one",
                 "See the names with `onnxcompress inspect`; * and ? stand for any characters.",
             )
     return [w for w in found if w.elements > 1 and (not layers or any(_matches(w, p) for p in layers))]
@@ -173,7 +173,7 @@ def _unfit(weight: Weight, scopes: Scopes, *, tables: bool) -> str | None:
         node = leaf.use.node
         if node is not None and node.op_type == _TABLES and leaf.use.index == 0:
             if not tables:
-                return "a table of embeddings, which stays unless --layers names it"
+                return "a table of embeddings, which stays unless a pattern of layers names it"
         elif not _learned(leaf, weight.dims):
             return f"read by {leaf.op}, which is not learned"
     return None
