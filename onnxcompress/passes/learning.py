@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from onnxcompress.errors import UsageError
+from onnxcompress.errors import ModelError, UsageError
 from onnxcompress.forms.unpacking import unpacked
+from onnxcompress.graph import writer
 from onnxcompress.graph.writer import settled
 from onnxcompress.passes.base import Rewritten
 from onnxcompress.passes.repacking import repacked
@@ -76,6 +77,8 @@ class Learning:
         """
         whole = settled(student)
         loose = unpacked(whole)
+        if writer.serialized_size(whole) > writer.SINGLE_FILE_LIMIT:
+            raise ModelError("a model above 2 GiB cannot be trained", "Its graph of gradients would not load.")
         lesson = Lesson(
             whole if loose is None else settled(loose), teacher, data, self.settings(), asked, layers=self.layers,
             guide=context.earlier, seed=context.seed, threads=context.probe.threads if context.probe else None,

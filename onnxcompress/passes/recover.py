@@ -32,6 +32,7 @@ class Recover(Learning):
     """Train the weights behind other steps until the model gives what the original gives."""
 
     name: ClassVar[str] = "recover"
+    looks_back: ClassVar[bool] = True  # at models from before the last step, so that no run may begin with it
 
     temperature: float = field(default=2.0, metadata={"help": "That outputs which are classes are softened with."})
     features: float = field(

@@ -34,7 +34,7 @@ _LOOKS = 50  # at calls held back, at most
 _HELD, _MOST_HELD = 8, 64  # one call of so many is held back, at most so many
 _RELATIVE = 0.005  # of a weight's root mean square, that a step of Adam goes (Shazeer & Stern 2018, arXiv 1804.04235)
 _SMALLEST = 0.01  # root mean square that a weight of zeros is taken to have
-_BEGAN = 3  # steps from which on their time is known
+_BEGAN, _PACED = 3, 50  # steps from which on their time is known, and over which it is averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ class _State:
     steps: int = 0
     stale: int = 0
     seconds: float = 0.0
+    pace: float = 0.0
     hurried: bool = False
 
 
@@ -127,8 +128,10 @@ class Training:
         if state.done:
             self._progress.advance("", state.done)
         else:
+            began = time.perf_counter()
             state.steps, state.before = asked, self._loss(state.shadows)
             state.least = state.before
+            state.seconds = time.perf_counter() - began
         epoch, order = -1, list[Any]()
         while state.done < state.steps:
             began = time.perf_counter()
@@ -139,8 +142,7 @@ class Training:
             state.done += 1
             if state.done % every == 0 or state.done == state.steps:
                 self._look(state)
-            state.seconds += time.perf_counter() - began
-            self._hurry(state)
+            self._hurry(state, asked, time.perf_counter() - began)
             self._progress.advance(f"loss {loss:.4g}, {_left(state)} left")
             if settings.patience and state.stale >= settings.patience:
                 break
@@ -193,14 +195,16 @@ class Training:
     def _projected(self, shadows: Arrays) -> Arrays:
         return {n: v.constraint.projected(shadows[n]) for n, v in self._student.variables.items()}
 
-    def _hurry(self, state: _State) -> None:
-        """Draw the schedule together where time runs out."""
+    def _hurry(self, state: _State, asked: int, seconds: float) -> None:
+        """Count the time of a step, and draw the schedule together where time runs out."""
+        state.seconds += seconds
+        share = 1 / min(state.done, _PACED)
+        state.pace += share * (seconds - state.pace)
         minutes = self._settings.minutes
-        if minutes is None or state.done < _BEGAN:
-            return
-        fit = state.done + int(max(60 * minutes - state.seconds, 0) / (state.seconds / state.done))
-        if fit < state.steps:
-            state.steps, state.hurried = max(fit, state.done), True
+        if minutes is not None and state.done >= _BEGAN:
+            fit = state.done + int(max(60 * minutes - state.seconds, 0) / state.pace)
+            state.steps = max(min(fit, asked), state.done)
+            state.hurried = state.steps < asked
 
     def _begun(self) -> _State:
         start = {n: v.start.copy() for n, v in self._student.variables.items()}
@@ -215,7 +219,7 @@ class Training:
         arrays = {f"shadow {n}": v for n, v in state.shadows.items()}
         arrays |= {f"best {n}": v for n, v in state.best.items()}
         arrays |= {f"optimizer {n}": v for n, v in self._optimizer.state().items()}
-        plain = ("before", "least", "done", "steps", "stale", "seconds", "hurried")
+        plain = ("before", "least", "done", "steps", "stale", "seconds", "pace", "hurried")
         return arrays, {name: getattr(state, name) for name in plain}
 
 
@@ -224,5 +228,5 @@ def _within(arrays: Mapping[str, np.ndarray], prefix: str) -> Arrays:
 
 
 def _left(state: _State) -> str:
-    seconds = state.seconds / state.done * (state.steps - state.done)
+    seconds = state.pace * (state.steps - state.done)
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
