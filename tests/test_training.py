@@ -330,3 +330,18 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in wrongs:
         with pytest.raises(UsageError):
             Settings(**wrong)
+
+
+def test_a_weight_without_gradient_stays_and_the_others_learn(tmp_path: Path) -> None:
+    pytest.importorskip("onnx_ad")
+    text = (
+        "m (float[N,2,4,4] x) => (float[N,3,4,4] hidden) { h = ConvTranspose(x, A)  r = Relu(h)  hidden = Conv(r, B) }"
+    )
+    a, b = normal(2, 3, 1, 1, seed=1), normal(3, 3, 1, 1, seed=2)
+    student = opened(proto(text, {"A": a, "B": b}), tmp_path)
+    teacher = Model.open(write(proto(text, {"A": a, "B": 1.5 * b}), tmp_path, "teacher.onnx"))
+    data = Dataset("made", 16, lambda i: {"x": normal(1, 2, 4, 4, seed=i)})
+    found = taught(Lesson(student, teacher, data, Settings(epochs=20), Asked()), Silent(), Checkpoints(None))
+    assert not np.array_equal(weights_of(found.model)["B"], b)
+    known = " ".join(found.notes)
+    assert ("it has no gradient: 1" in known) == np.array_equal(weights_of(found.model)["A"], a)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,15 @@ class Student:
                 reason = found
             frozen[weight.name] = reason
         return cls(model, seen.model, _apart(variables, frozen), frozen)
+
+    def without(self, operator: str, reason: str) -> Student | None:
+        """The student without the weights that an operator reads; None where it has none of these, or no others."""
+        read = {name for n in self.model.proto.graph.node if n.op_type == operator for name in n.input}
+        left = {name: v for name, v in self.variables.items() if name not in read}
+        if not left or len(left) == len(self.variables):
+            return None
+        gone = dict.fromkeys(name for name in self.variables if name in read)
+        return replace(self, variables=left, frozen=self.frozen | dict.fromkeys(gone, reason))
 
     def shown(self, calls: Sequence[Feeds], names: Sequence[str]) -> dict[str, Array]:
         """Values of the model before it learned, in the first call.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxcompress.errors import DataError
+from onnxcompress.errors import DataError, ModelError
 from onnxcompress.graph import writer
 from onnxcompress.stats import cache
 from onnxcompress.training.checkpoints import Checkpoints
@@ -23,7 +24,7 @@ from onnxcompress.training.teacher import Teacher, stackable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnxcompress.data.dataset import Dataset
+    from onnxcompress.data.dataset import Dataset, Feeds
     from onnxcompress.graph.model import Model
     from onnxcompress.progress import Progress
     from onnxcompress.training.settings import Settings
@@ -79,31 +80,57 @@ def taught(lesson: Lesson, progress: Progress, checkpoints: Checkpoints | None =
     """
     required()
     student = Student.of(lesson.student, lesson.layers, lesson.guide)
-    told = [_told(student), *_stayed(student)]
     if lesson.dry:
-        return Taught(None, (f"would be trained: {told[0]}", *told[1:]))
+        return Taught(None, (f"would be trained: {_told(student)}", *_stayed(student)))
     calls = list(lesson.data.take(_SHOWN))
     labels = lesson.data.labels if lesson.asked.labels else None
     if lesson.asked.labels and labels is None:
         raise DataError("there are no labels to learn", "Give them with --labels, or as an array labels in the data.")
+    kept = checkpoints or Checkpoints.of(lesson.key())
+    while True:
+        try:
+            found, per_epoch = _trained(lesson, student, calls, labels, progress, kept)
+            break
+        except ModelError as error:  # where one operator is to blame, the others may still learn
+            less = student.without(_blamed(error.message), "it has no gradient")
+            if less is None:
+                raise
+            student = less
+    notes = (f"trained: {_told(student)}", *_stayed(student), *_came(found, lesson, per_epoch))
+    return Taught(student.written(found.shadows) if found.gained else None, notes)
+
+
+def _trained(
+    lesson: Lesson, student: Student, calls: Sequence[Feeds], labels: np.ndarray | None, progress: Progress,
+    checkpoints: Checkpoints,
+) -> tuple[Fitted, int]:  # fmt: skip
+    """What came of training, and the steps of an epoch."""
     teacher = None if lesson.teacher is None else Teacher(lesson.teacher, threads=lesson.threads)
     asked = lesson.asked
     if teacher is not None and asked.features and not asked.pairs:
         names = common_features(student, teacher, calls)
         asked = replace(asked, pairs=tuple((name, name) for name in names))
-    elif lesson.teacher is not None:
-        refuse_unknown(student.model, lesson.teacher, asked.pairs)
+    elif teacher is not None:
+        refuse_unknown(student.model, teacher.model, asked.pairs)
     if teacher is not None and asked.pairs:
         teacher = Teacher(teacher.model, [other for _, other in asked.pairs], lesson.threads)
     target = objective(student, teacher, calls, asked, labels)
     stacked = stackable(lesson.student, calls, lesson.threads)
     training = Training(
         student, target, teacher, lesson.data, lesson.settings, stacked=stacked, seed=lesson.seed,
-        threads=lesson.threads, progress=progress, checkpoints=checkpoints or Checkpoints.of(lesson.key()),
+        threads=lesson.threads, progress=progress, checkpoints=checkpoints,
     )  # fmt: skip
-    found = training.run()
-    notes = (f"trained: {told[0]}", *told[1:], *_came(found, lesson, training.per_epoch))
-    return Taught(student.written(found.shadows) if found.gained else None, notes)
+    return training.run(), training.per_epoch
+
+
+def _blamed(message: str) -> str:
+    """The operator that has no gradient in its weight; nothing where it has none at all.
+
+    >>> _blamed("the model has no gradient: ConvTranspose is not differentiated with respect to its weight")
+    'ConvTranspose'
+    """
+    found = re.search(r"(\w+) is not differentiated with respect to its weight", message)
+    return found[1] if found else ""
 
 
 def _told(student: Student) -> str:
