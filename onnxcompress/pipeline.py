@@ -34,7 +34,7 @@ from onnxcompress.stats.sensitivity import damage
 from onnxcompress.verify.facts import count_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from onnxcompress.data.dataset import Dataset
     from onnxcompress.forms.costs import Point
@@ -212,7 +212,8 @@ def _run(model: Model, step: Pass, before: Interface, environment: Environment, 
         parameters = count_parameters(model)
         rewritten = step.rewrite(model, context)
         if step.name not in _WHOLE:
-            removed = parameters - count_parameters(rewritten.model)
+            counted: Callable[[Model], int] = getattr(step, "parameters", count_parameters)
+            removed = parameters - counted(rewritten.model)
         model, outcomes, notes, layers = rewritten.model, (), rewritten.notes, rewritten.layers
     guards.check(before, model, step.name)
     return model, Ran(step, time.perf_counter() - started, outcomes, layers, notes, removed=removed)

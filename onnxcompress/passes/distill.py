@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass
 
 from onnxcompress.errors import DataError, UsageError
+from onnxcompress.forms.unpacking import unpacked
 from onnxcompress.graph.interface import interface
 from onnxcompress.graph.model import Tensor
+from onnxcompress.graph.payload import element_count
 from onnxcompress.passes.base import register
 from onnxcompress.passes.learning import Learning, refuse_temperature, refuse_weight
+from onnxcompress.training.folding import folded
 from onnxcompress.training.objective import Asked
 
 if TYPE_CHECKING:
@@ -69,6 +72,11 @@ class Distill(Learning):
     def tag(self) -> str:
         """``distilled``."""
         return "distilled"
+
+    def parameters(self, model: Model) -> int:
+        """Parameters of a student, however it stores them."""
+        seen = folded(unpacked(model) or model).model
+        return sum(element_count(t.dims) for t in seen.tensors() if t.data_type == Tensor.FLOAT)
 
     def rewrite(self, model: Model, context: Context) -> Rewritten:
         """The student with trained weights, or as it is where that gains nothing.
