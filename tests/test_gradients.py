@@ -15,7 +15,7 @@ from onnxcompress.training import gradients
 from onnxcompress.training.gradients import GradientGraph
 from onnxcompress.training.losses import Loss
 from tests.benchmarks.measure import ROOT
-from tests.gradient_check import relative_error
+from tests.gradient_check import float64_error, float64_loss, relative_error
 from tests.small_models import check_words, normal, opened, outputs, proto
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def test_a_convolutional_network_against_finite_differences(name: str) -> None:
     shapes = {k: v.shape for k, v in feeds.items()}
     graph = GradientGraph(model, [Loss("mse", output)], threads=1, shapes=shapes)
     targets = {output: given + normal(*given.shape, scale=float(given.std()) / 3)}
+    exact = float64_loss(model, [Loss("mse", output)], list(graph.weights), targets, feeds)
+    assert float64_error(graph, exact, feeds, targets) < 1e-4
     assert all(np.abs(g).max() > 0 for g in graph.run(graph.weights, feeds, targets).gradients.values())
     assert relative_error(graph, feeds, targets) < 1e-2
 
@@ -120,10 +122,12 @@ def test_grouped_convolutions(tmp_path: Path, shape: tuple[int, ...], attributes
     feeds = {"x": normal(2, 4, 8, 7, seed=3)}
     given = outputs(model, feeds)["y"]
     targets = {"y": given + normal(*given.shape, seed=4)}
-    graph = GradientGraph(opened(model, tmp_path), [Loss("mse", "y")])
+    losses = [Loss("mse", "y")]
+    graph = GradientGraph(opened(model, tmp_path), losses)
     loss = graph.run(graph.weights, feeds, targets).loss
     assert loss == pytest.approx(float(np.square(given - targets["y"]).mean()), rel=1e-4)
-    assert relative_error(graph, feeds, targets) < 1e-2
+    exact = float64_loss(opened(model, tmp_path), losses, list(graph.weights), targets, feeds)
+    assert float64_error(graph, exact, feeds, targets) < 1e-4
 
 
 @needs_onnx_ad
