@@ -131,6 +131,19 @@ def test_grouped_convolutions(tmp_path: Path, shape: tuple[int, ...], attributes
 
 
 @needs_onnx_ad
+def test_a_transposed_convolution_whose_windows_do_not_overlap(tmp_path: Path) -> None:
+    text = "m (float[2,4,5,3] x) => (float[2,6,n,m] y) { s = Mul(x, V)  y = ConvTranspose<strides = [2, 2]>(s, W, b) }"
+    model = proto(text, {"W": normal(4, 6, 2, 2, seed=1), "b": normal(6, seed=2), "V": normal(4, 1, 1, seed=5)})
+    feeds = {"x": normal(2, 4, 5, 3, seed=3)}
+    given = outputs(model, feeds)["y"]
+    targets, losses = {"y": given + normal(*given.shape, seed=4)}, [Loss("mse", "y")]
+    graph = GradientGraph(opened(model, tmp_path), losses)
+    exact = float64_loss(opened(model, tmp_path), losses, list(graph.weights), targets, feeds)
+    assert graph.run(graph.weights, feeds, targets).loss == pytest.approx(exact(graph.weights), rel=1e-4)
+    assert float64_error(graph, exact, feeds, targets) < 1e-4
+
+
+@needs_onnx_ad
 def test_settings_of_operators_are_no_weights(tmp_path: Path) -> None:
     text = 'm (float[1,1,2,2] x) => (float[1,1,4,4] y) { s = Mul(x, W)  y = Resize<mode = "nearest">(s, none, scales) }'
     weights = {"W": normal(2, 2), "none": np.zeros(0, np.float32), "scales": np.array([1, 1, 2, 2], np.float32)}

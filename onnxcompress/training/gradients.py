@@ -20,6 +20,7 @@ from onnxcompress.graph.opset import raised
 from onnxcompress.runtime.session import Session
 from onnxcompress.training.grouped import ungroup
 from onnxcompress.training.losses import Loss, Writer, append_loss, target_type
+from onnxcompress.training.transposed import untranspose
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -82,6 +83,7 @@ class GradientGraph:
         _bind(proto, shapes or {})
         self.weights = _promote(proto, wanted)
         ungroup(proto, self.weights)
+        untranspose(proto, self.weights)
         _append(proto, losses)
         try:
             derived = ad.reverse(proto, inputs=wanted, outputs=[_LOSS], prefix=_SEED, layout="onnx")
