@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Array = np.ndarray
 _MANY = 25  # taps, beyond which windows are laid out rather than added up
@@ -56,7 +56,7 @@ def _wide(tensor: TensorProto) -> TensorProto:
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
 
 
-class Conv(OpRun):  # type: ignore[misc]
+class Conv(OpRun):
     """Any rank, groups, strides, dilations, explicit pads."""
 
     def _run(self, x: Array, w: Array, b: Array | None = None, **a: Any) -> tuple[Array]:
@@ -84,7 +84,7 @@ class Conv(OpRun):  # type: ignore[misc]
         return (y if b is None else y + b.reshape(-1, *[1] * len(kernel)),)
 
 
-class ConvTranspose(OpRun):  # type: ignore[misc]
+class ConvTranspose(OpRun):
     """Any rank, groups, strides, dilations, explicit pads and output padding."""
 
     def _run(self, x: Array, w: Array, b: Array | None = None, **a: Any) -> tuple[Array]:
@@ -107,14 +107,14 @@ class ConvTranspose(OpRun):  # type: ignore[misc]
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
 
 
-class MaxPool(OpRun):  # type: ignore[misc]
+class MaxPool(OpRun):
     """Any rank, explicit pads."""
 
     def _run(self, x: Array, **a: Any) -> tuple[Array]:
         return (np.maximum.reduce(list(_pooled(x, a, -np.inf))),)
 
 
-class AveragePool(OpRun):  # type: ignore[misc]
+class AveragePool(OpRun):
     """Any rank, explicit pads."""
 
     def _run(self, x: Array, **a: Any) -> tuple[Array]:
@@ -123,7 +123,7 @@ class AveragePool(OpRun):  # type: ignore[misc]
         return (sum(_pooled(x, a, 0.0)) / count,)
 
 
-class Resize(OpRun):  # type: ignore[misc]
+class Resize(OpRun):
     """Repeats of whole factors, as all of 'nearest' do."""
 
     def _run(self, x: Array, roi: Any = None, scales: Any = None, sizes: Any = None, **a: Any) -> tuple[Array]:  # noqa: ARG002
@@ -135,21 +135,21 @@ class Resize(OpRun):  # type: ignore[misc]
         return (x,)
 
 
-class GlobalMaxPool(OpRun):  # type: ignore[misc]
+class GlobalMaxPool(OpRun):
     """Any rank."""
 
     def _run(self, x: Array) -> tuple[Array]:
         return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
-class Erf(OpRun):  # type: ignore[misc]
+class Erf(OpRun):
     """That of `onnx.reference` rounds to float32."""
 
     def _run(self, x: Array) -> tuple[Array]:
         return (np.vectorize(math.erf, otypes=["d"])(x),)
 
 
-class LayerNormalization(OpRun):  # type: ignore[misc]
+class LayerNormalization(OpRun):
     """Of the last axes from one on."""
 
     def _run(self, x: Array, scale: Array, b: Array | None = None, **a: Any) -> tuple[Array]:
@@ -159,7 +159,7 @@ class LayerNormalization(OpRun):  # type: ignore[misc]
         return (y if b is None else y + b,)
 
 
-class LSTM(OpRun):  # type: ignore[misc]
+class LSTM(OpRun):
     """Forward, reverse or both, with the activations that it has by default."""
 
     def _run(self, x: Array, w: Array, r: Array, b: Any = None, _: Any = None, h0: Any = None, c0: Any = None,
@@ -177,10 +177,11 @@ class LSTM(OpRun):  # type: ignore[misc]
                 h = _sigmoid(o) * np.tanh(c)
                 rows[t] = h
             seen.append((rows, h, c))
-        return tuple(np.stack(parts, 1 if k == 0 else 0) for k, parts in enumerate(zip(*seen, strict=True)))
+        rows, h, c = zip(*seen, strict=True)
+        return np.stack(rows, 1), np.stack(h), np.stack(c)
 
 
-class GRU(OpRun):  # type: ignore[misc]
+class GRU(OpRun):
     """Forward, reverse or both, linear before the reset or not, sigmoid or other first activation."""
 
     def _run(self, x: Array, w: Array, r: Array, b: Any = None, _: Any = None, h0: Any = None,
@@ -208,10 +209,14 @@ class GRU(OpRun):  # type: ignore[misc]
 
 
 def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
-_ACTIVATIONS = {"sigmoid": _sigmoid, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+}
 _OPERATORS = [Conv, ConvTranspose, MaxPool, AveragePool, GlobalMaxPool, Resize, Erf, LayerNormalization, LSTM, GRU]
 
 
