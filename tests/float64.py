@@ -75,10 +75,10 @@ class Conv(OpRun):
             y = np.einsum("nlgk,gok->ngol", seen, weight, optimize=True)
         else:
             y = np.zeros((n, groups, out // groups, int(np.prod(spatial))))
-            weight = w.reshape(groups, out // groups, each, *kernel)
+            taps: Any = w.reshape(groups, out // groups, each, *kernel)
             for tap, here in _taps(kernel, spatial, strides, dilations):
                 seen = x[:, :, *here].reshape(n, groups, each, -1)
-                part = weight[:, :, :, *tap]
+                part = taps[(..., *tap)]
                 y += part * seen if each == 1 else part @ seen
         y = y.reshape(n, out, *spatial)
         return (y if b is None else y + b.reshape(-1, *[1] * len(kernel)),)
@@ -98,10 +98,10 @@ class ConvTranspose(OpRun):
             for s, i, d, k, e in zip(strides, spatial, dilations, kernel, extra, strict=True)
         ]
         y = np.zeros((n, groups * each, *full))
-        weight = w.reshape(groups, w.shape[0] // groups, each, *kernel)
+        taps: Any = w.reshape(groups, w.shape[0] // groups, each, *kernel)
         seen = x.reshape(n, groups, w.shape[0] // groups, -1)
         for tap, here in _taps(kernel, spatial, strides, dilations):
-            part = np.swapaxes(weight[:, :, :, *tap], 1, 2)
+            part = np.swapaxes(taps[(..., *tap)], 1, 2)
             y[:, :, *here] += (part @ seen).reshape(n, groups * each, *spatial)
         y = y[:, :, *(slice(p, f - q) for p, q, f in zip(pads[:rank], pads[rank:], full, strict=True))]
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
@@ -120,7 +120,7 @@ class AveragePool(OpRun):
     def _run(self, x: Array, **a: Any) -> tuple[Array]:
         real = np.ones_like(x)
         count = len(list(_pooled(x, a, 0.0))) if a.get("count_include_pad") else sum(_pooled(real, a, 0.0))
-        return (sum(_pooled(x, a, 0.0)) / count,)
+        return (np.asarray(sum(_pooled(x, a, 0.0)) / count),)
 
 
 class Resize(OpRun):
