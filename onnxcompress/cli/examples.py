@@ -71,6 +71,16 @@ EXAMPLES: Mapping[str, tuple[Example, ...]] = {
             "A hidden value is matched, and weights begin as the teacher's.",
         ),
     ),
+    "merge": (
+        Example("onnxcompress merge a.onnx b.onnx -o soup.onnx", "The mean of the weights of models of one origin."),
+        Example(
+            "onnxcompress merge a.onnx b.onnx c.onnx --search --data calls --labels y.npy",
+            "The shares that score best on labelled data.",
+        ),
+        Example(
+            "onnxcompress merge a.onnx b.onnx --ensemble outputs", "Both in one graph, with the mean of what they give."
+        ),
+    ),
     "simplify": (
         Example("onnxcompress simplify model.onnx -o clean.onnx", "The same function in fewer nodes."),
         Example("onnxcompress simplify *.onnx -o clean --no-verify", "Several models, results in a folder."),

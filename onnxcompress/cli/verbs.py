@@ -75,6 +75,7 @@ def verbs() -> Iterator[Verb]:
     yield from pass_verbs()
     yield Verb("compress", "Run the steps of a recipe, and hold the result to its budgets.", _own("compress"))
     yield Verb("distill", "Train a student to give what a teacher gives.", _own("distill"))
+    yield Verb("merge", "Make several models one: mix their weights, or average their outputs.", _own("merge"))
     yield Verb("verify", "Compare a compressed model with its original.", _own("verify"))
     yield Verb("compare", "Show what differs between two models, and where their values part.", _own("compare"))
     yield Verb("reproduce", "Make a result again from its provenance, and compare the bytes.", _own("reproduce"))

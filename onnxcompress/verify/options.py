@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to verify. ``metric`` needs labels; times are in seconds; ``profile``: layers are timed as well."""
+    """How to verify. ``metric`` needs labels; times are in seconds; ``profile``: layers are timed as well.
+
+    ``may_grow``: a result that is larger than the original is none the worse for it.
+    """
 
     device: Device = "cpu"
     threads: int | None = None
@@ -23,3 +26,4 @@ class VerifyOptions:
     latency_seconds: float = 4.0
     fidelity_seconds: float = 60.0
     profile: bool = False
+    may_grow: bool = False
