@@ -44,9 +44,8 @@ if TYPE_CHECKING:
 
 _READY = "onnxcompress.recipes"
 _ON_FLOATS = ("prune", "factorize")
-_MOST_BYTES = 128 << 10
+_MOST_BYTES, _MOST_STEPS = 128 << 10, 100
 _MOST_DOTS = 2000  # in a line: tomllib keeps every beginning of a dotted key
-_MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ class Recipe:
             UsageError: it is missing, no TOML, or says what no recipe can say.
         """
         try:
-            content = read_bounded(path, _MOST_BYTES)
-            text = (content or b"").decode("utf-8-sig")
+            text = ((content := read_bounded(path, _MOST_BYTES)) or b"").decode("utf-8-sig")
         except FileNotFoundError as error:
             raise UsageError(f"the recipe {path} does not exist", "Check the path, or name a ready recipe.") from error
         except (OSError, UnicodeDecodeError) as error:

@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing here
+settings.load_profile("any machine")
 
 CORPUS = Path.home() / ".cache" / "onnx-corpus" / "models"
 

@@ -127,6 +127,9 @@ def test_outputs_that_have_no_mean_are_refused(tmp_path: Path) -> None:
     model = Model.open(write(proto(text, {}), tmp_path, "best"))
     with pytest.raises(ModelError, match="no mean"):
         ensemble([model, model], (0.5, 0.5), "outputs")
+    both = "g (float[n, 16] x) => (int64[n, 1] i, float[n, 16] y) { i = ArgMax<axis = 1>(x) y = Relu(x) }"
+    joined = ensemble([Model.open(write(proto(both, {}), tmp_path, "both"))] * 2, (0.5, 0.5), "outputs")
+    assert [o.name for o in joined.proto.graph.output] == ["i", "y"]
 
 
 def test_from_the_shell(tmp_path: Path) -> None:

@@ -46,9 +46,13 @@ def ensemble(models: Sequence[Model], coefficients: Sequence[float], kind: Kind)
     for part in parts:
         graph.node.extend(part.graph.node)
         graph.initializer.extend(part.graph.initializer)
+    whole = unmixed(models[0])
     for index, output in enumerate(models[0].proto.graph.output):
         names = [part.graph.output[index].name for part in parts]
-        _average(graph, output, names, coefficients, kind)
+        if output.name in whole:
+            graph.node.append(helper.make_node("Identity", names[:1], [output.name]))
+        else:
+            _average(graph, output, names, coefficients, kind)
         graph.output.append(output)
     imports = {(o.domain or ""): o.version for part in parts for o in part.opset_import}
     opsets = [helper.make_opsetid(domain, version) for domain, version in imports.items()]
@@ -59,6 +63,11 @@ def ensemble(models: Sequence[Model], coefficients: Sequence[float], kind: Kind)
     return Simplify().rewrite(joined, Context()).model
 
 
+def unmixed(model: Model) -> list[str]:
+    """Outputs that hold no floats, which an ensemble takes from the first model."""
+    return [o.name for o in model.proto.graph.output if o.type.tensor_type.elem_type not in _FLOATS]
+
+
 def _refuse(models: Sequence[Model]) -> None:
     first = models[0]
     for other in models[1:]:
@@ -66,12 +75,10 @@ def _refuse(models: Sequence[Model]) -> None:
             raise ModelError(
                 f"{other.path} does not fit {first.path}: {difference}", "Give models of the same inputs and outputs."
             )
-    for output in first.proto.graph.output:
-        if output.type.tensor_type.elem_type not in _FLOATS:
-            raise ModelError(
-                f"the output {output.name!r} holds no floats, so there is no mean of it",
-                "Give models that end in scores, such as before an ArgMax.",
-            )
+    if len(unmixed(first)) == len(first.proto.graph.output):
+        raise ModelError(
+            "no output holds floats, so there is no mean", "Give models that end in scores, such as before an ArgMax."
+        )
     if any(model.proto.functions for model in models):
         raise ModelError("a model has functions of its own", "Simplify the models first, which writes them out.")
     domains = {(o.domain or ""): set() for model in models for o in model.proto.opset_import}  # type: dict[str, set[int]]

@@ -14,7 +14,7 @@ from onnxcompress.compress import Result, RunOptions
 from onnxcompress.errors import UsageError
 from onnxcompress.graph import leftovers, writer
 from onnxcompress.graph.model import Model
-from onnxcompress.merging.ensemble import Kind, ensemble
+from onnxcompress.merging.ensemble import Kind, ensemble, unmixed
 from onnxcompress.merging.mixing import Mixture
 from onnxcompress.merging.scores import better, score
 from onnxcompress.merging.soup import Shares, searched
@@ -90,6 +90,8 @@ class _Merge:
         made = self._made(shares)
         parts = ", ".join(f"{path.name} {share:.3g}" for path, share in zip(self.paths, shares, strict=True))
         self.notes.append(f"{'outputs' if self.asked.ensemble else 'weights'} merged: {parts}")
+        if self.asked.ensemble and (whole := unmixed(self.models[0])):
+            self.notes.append(f"no mean of integers: {', '.join(whole)} is that of {self.paths[0].name}")
         if abs(sum(shares) - 1) > _ROUNDING:
             self.notes.append(f"the coefficients sum to {sum(shares):.3g}, so this is no mean")
         said = {
