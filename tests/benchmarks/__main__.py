@@ -25,6 +25,7 @@ NAMES = (
     "solving",
     "watching",
     "copies",
+    "page",
     "gradients",
 )
 
