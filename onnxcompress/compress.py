@@ -129,6 +129,14 @@ class _Run:
         self.learns = any(getattr(step, "learns_labels", False) for step in recipe.steps)
         self._refuse_unjudgeable()
         self.data, self.notes, self.judged = inputs.both(self.source, options, run=options.verify, learns=self.learns)
+        apart = None if open_extents(recipe) is None else inputs.held_apart(self.data, options)
+        self.held_back = 0
+        if apart is not None:
+            (self.data, self.judged), self.held_back = apart, len(apart[1])
+            self.notes = (
+                *self.notes,
+                f"judged on {self.held_back} calls of --data that were held back from calibration",
+            )
         if options.verify and (options.data or options.eval_data or recipe.budgets.asked):
             preflight(path, self.judged, _verify_options(options, recipe.budgets))
         self.hashing = ThreadPoolExecutor(1, "hash")
@@ -237,7 +245,7 @@ class _Run:
         model, ran = pipeline.run(self.source.copy(), recipe.steps, environment)
         ran = refuse_idle(ran)
         model = model.copy()
-        provenance.stamp(model, recipe, environment, self.options.data_options)
+        provenance.stamp(model, recipe, environment, self.options.data_options, self.held_back)
         return model, ran
 
     def _write(self, model: Model) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from onnxcompress.graph.model import Model
 
 
+_FEW_CALLS = 8
+_JUDGING_SHARE = 4  # one call of so many is held back
+
+
 class _Options(Protocol):
     @property
     def data(self) -> Path | None: ...
@@ -44,6 +48,18 @@ class _Given:
     device: Device
     threads: int | None
     seed: int
+
+
+def held_apart(data: Dataset | None, options: _Both) -> tuple[Dataset, Dataset] | None:
+    """The calls that were given parted in those to calibrate on and those to judge by, where they can be.
+
+    How far a step may go is found by trying, and what is fitted to calls gives these more than others. Few calls stay
+    together, as do those with labels.
+    """
+    given = options.data is not None and options.eval_data is None and options.data_options.labels is None
+    if data is None or not given or len(data) < _FEW_CALLS:
+        return None
+    return data.parted(len(data) // _JUDGING_SHARE)
 
 
 def both(

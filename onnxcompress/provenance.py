@@ -65,7 +65,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def stamp(model: Model, recipe: Recipe, environment: Environment, read: DataOptions | None = None) -> None:
+def stamp(
+    model: Model, recipe: Recipe, environment: Environment, read: DataOptions | None = None, held_back: int = 0
+) -> None:
     """Write the provenance into the metadata of a model, in place of what an earlier run left there.
 
     Args:
@@ -73,12 +75,13 @@ def stamp(model: Model, recipe: Recipe, environment: Environment, read: DataOpti
         recipe: as it was settled.
         environment: in which it ran.
         read: how the data were read.
+        held_back: calls of them to judge by, which the environment is without.
     """
     entries = {
         _VERSION: __version__,
         _SEED: str(environment.seed),
         _RECIPE: json.dumps(recipe.resolved(), sort_keys=True, separators=(",", ":")),
-        _RUN: json.dumps(_said(environment, read or DataOptions()), sort_keys=True, separators=(",", ":")),
+        _RUN: json.dumps(_said(environment, read or DataOptions(), held_back), sort_keys=True, separators=(",", ":")),
         **{PREFIX + step.name: step.tag for step in recipe.steps},
     }
     put(model, entries)
@@ -98,7 +101,7 @@ def digest(data: Dataset) -> str:
     return cache.key_of("data", data, versions=False)[:_DIGEST]
 
 
-def _said(environment: Environment, read: DataOptions) -> dict[str, Any]:
+def _said(environment: Environment, read: DataOptions, held_back: int) -> dict[str, Any]:
     """What a result depends on besides recipe and seed; what is as ever is left out."""
     known = versions()
     said: dict[str, Any] = {
@@ -106,6 +109,8 @@ def _said(environment: Environment, read: DataOptions) -> dict[str, Any]:
         "isa": environment.isa,
         **{name: version for name, version in known.items() if name != "onnxcompress"},
     }
+    if held_back:
+        said["held_back"] = held_back
     for name in ("fast_forms", "chains", "noise_limit", "max_memory"):
         if getattr(environment, name) != getattr(_FREE, name):
             said[name] = getattr(environment, name)
@@ -183,6 +188,11 @@ class Origin:
         said = {n: tuple(v) if isinstance(v, list) else v for n, v in self._said.get("read", {}).items()}
         known: dict[str, Any] = {name: value for name, value in said.items() if name in _READ}
         return dataclasses.replace(base, **known)
+
+    @property
+    def held_back(self) -> int:
+        """Calls of the data that were not calibrated on."""
+        return int(self._said.get("held_back", 0))
 
     def environment(self, data: Dataset | None, threads: int | None, progress: Progress) -> Environment:
         """The environment of the run that made it; what was measured then is not measured again."""

@@ -138,6 +138,8 @@ def _data(origin: Origin, source: Model, options: ReproduceOptions) -> Dataset |
     data, notes = inputs.find(source, asked, run=origin.run)
     if origin.run and data is None:
         raise ModelError(f"the original ran then and does not now: {notes[-1]}", "Use the versions of then.")
+    if data is not None and origin.held_back:
+        data = data.parted(origin.held_back)[0]
     if origin.data is not None and data is not None:
         found = provenance.digest(data)
         if found != origin.data:
