@@ -153,5 +153,5 @@ def _came(found: Fitted, lesson: Lesson, per_epoch: int) -> list[str]:
     notes = [told] if found.gained else [f"training gained nothing and was taken back: {told}"]
     if found.hurried:
         epochs = np.format_float_positional(found.steps / per_epoch, precision=4, trim="-")
-        notes.append(f"time ended it after {epochs} epochs; another run gives the same only with so many epochs set")
+        notes.append(f"the limit on time made it {epochs} epochs; only a number of epochs can be repeated to the byte")
     return notes
