@@ -28,13 +28,14 @@ class RecoverFlags:
         bool, Option("--recover", help="Train what is left, on --data without labels, to give what the original gives.")
     ] = False
     recover_epochs: Annotated[
-        float | None, Option("--recover-epochs", help="Times that the data are seen; by default 1500 steps, or 300.")
+        float | None,
+        Option("--recover-epochs", help="Times that the data are seen; by default 1500 steps, at most 300."),
     ] = None
     recover_minutes: Annotated[
         float | None, Option("--recover-minutes", help="Most that it may take; what fits in depends on the machine.")
     ] = None
     recover_learning_rate: Annotated[
-        float | None, Option("--recover-learning-rate", help="By default 0.5 % of each weight's root mean square.")
+        float | None, Option("--recover-learning-rate", help="By default 0.2 % of each weight's root mean square.")
     ] = None
     recover_optimizer: Annotated[
         Literal["adamw", "adam", "sgd"] | None, Option("--recover-optimizer", help="How steps are made; default adamw.")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 _LOOKS = 50  # at calls held back, at most
 _HELD, _MOST_HELD = 8, 64  # one call of so many is held back, at most so many
-_RELATIVE = 0.005  # of a weight's root mean square, that a step of Adam goes (Shazeer & Stern 2018, arXiv 1804.04235)
+_RELATIVE = 0.002  # of a weight's root mean square, that a step of Adam goes (Shazeer & Stern 2018, arXiv 1804.04235)
 _SMALLEST = 0.01  # root mean square that a weight of zeros is taken to have
 _BEGAN, _PACED = 3, 50  # steps from which on their time is known, and over which it is averaged
 
