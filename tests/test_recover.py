@@ -87,7 +87,7 @@ def test_codes_of_two_bits_are_trained_on_their_grid(tmp_path: Path) -> None:
     plain, made = tmp_path / "plain.onnx", tmp_path / "made.onnx"
     common = ("quantize", DIGITS, "--bits", "2", "--no-verify")
     run(tmp_path, *common, "--data", CALIB, "-o", str(plain), "--quiet")
-    run(tmp_path, *common, *SHORT, "--recover-learning-rate", "0.01", "-o", str(made))
+    run(tmp_path, *common, *SHORT, "--recover-learning-rate", "0.001", "-o", str(made))
     old, new = (onnx.load(path).graph for path in (plain, made))
     assert [n.op_type for n in old.node] == [n.op_type for n in new.node]
     stored = {t.name: numpy_helper.to_array(t) for t in old.initializer}
