@@ -36,7 +36,10 @@ class Learning:
         default=None, metadata={"help": "Times that the data are seen; by default enough for 1500 steps, at most 300."}
     )
     learning_rate: float | None = field(
-        default=None, metadata={"help": "Of every weight; by default 0.2 % of each weight's root mean square."}
+        default=None,
+        metadata={
+            "help": "Of every weight; by default 0.5 % of each weight's root mean square, less where the loss rises."
+        },
     )
     optimizer: Literal["adamw", "adam", "sgd"] = field(default="adamw", metadata={"help": "How steps are made."})
     weight_decay: float = field(default=0.0, metadata={"help": "Share by which weights shrink, times the rate."})

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 _LOOKS = 50  # at calls held back, at most
+_EARLY = (4, 12)  # steps after which it looks as well: a rate that is too high shows at once
 _HELD, _MOST_HELD = 8, 64  # one call of so many is held back, at most so many
-_RELATIVE = 0.002  # of a weight's root mean square, that a step of Adam goes (Shazeer & Stern 2018, arXiv 1804.04235)
+_RELATIVE = 0.005  # of a weight's root mean square, that a step of Adam goes (Shazeer & Stern 2018, arXiv 1804.04235)
+_SLOWER, _SLOWEST = 0.4, 0.01  # the share that is left of the rate where the loss rises, and the least
 _SMALLEST = 0.01  # root mean square that a weight of zeros is taken to have
 _BEGAN, _PACED = 3, 50  # steps from which on their time is known, and over which it is averaged
 
@@ -68,6 +70,7 @@ class _State:
     seconds: float = 0.0
     pace: float = 0.0
     hurried: bool = False
+    scale: float = 1.0  # of the rates
 
 
 class Training:
@@ -140,7 +143,7 @@ class Training:
                 order = self._learned.epoch(epoch)
             loss = self._step(state, order[state.done % per_epoch])
             state.done += 1
-            if state.done % every == 0 or state.done == state.steps:
+            if state.done % every == 0 or state.done == state.steps or state.done in _EARLY:
                 self._look(state)
             self._hurry(state, asked, time.perf_counter() - began)
             self._progress.advance(f"loss {loss:.4g}, {_left(state)} left")
@@ -164,17 +167,24 @@ class Training:
         mean = {name: g / np.float32(len(parts)) for name, g in total.items()} if len(parts) > 1 else total
         gradients, _ = clipped(mean, self._settings.clip)
         factor = self._settings.schedule_of().factor(state.done, state.steps)
-        self._optimizer.step(state.shadows, gradients, {n: r * factor for n, r in self._rates.items()})
+        self._optimizer.step(state.shadows, gradients, {n: r * factor * state.scale for n, r in self._rates.items()})
         for name, variable in self._student.variables.items():
             state.shadows[name] = np.ascontiguousarray(variable.constraint.held(state.shadows[name]), np.float32)
         return loss
 
     def _look(self, state: _State) -> None:
-        """Judge on calls held back, or take the last weights where none are."""
+        """Judge on calls held back, or take the last weights where none are.
+
+        Where the loss has risen above that of the beginning, the rate is too high for this model: it goes on from the
+        best weights at a lower one, unless the rate was given.
+        """
         loss = self._loss(state.shadows)
         if loss < state.least or (not self._settings.patience and state.done >= state.steps):
             state.least, state.stale = loss, 0
             state.best = {name: value.copy() for name, value in state.shadows.items()}
+        elif self._settings.learning_rate is None and not loss <= state.before and state.scale > _SLOWEST:
+            state.scale *= _SLOWER
+            state.shadows = {name: value.copy() for name, value in state.best.items()}
         else:
             state.stale += 1
 
@@ -219,7 +229,7 @@ class Training:
         arrays = {f"shadow {n}": v for n, v in state.shadows.items()}
         arrays |= {f"best {n}": v for n, v in state.best.items()}
         arrays |= {f"optimizer {n}": v for n, v in self._optimizer.state().items()}
-        plain = ("before", "least", "done", "steps", "stale", "seconds", "pace", "hurried")
+        plain = ("before", "least", "done", "steps", "stale", "seconds", "pace", "hurried", "scale")
         return arrays, {name: getattr(state, name) for name in plain}
 
 

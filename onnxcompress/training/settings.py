@@ -20,7 +20,8 @@ class Settings:
 
     Attributes:
         epochs: times that all data are seen, parts of one included; by default enough for 1500 steps, at most 300.
-        learning_rate: of every weight; by default 0.2 % of each weight's root mean square (not for sgd).
+        learning_rate: of every weight; by default 0.5 % of each weight's root mean square (not for sgd), and less
+            where the loss rises.
         optimizer: which one.
         weight_decay: of the optimizer.
         schedule: of the rate.
