@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxcompress.graph import products
 from onnxcompress.graph.products import merge_products
 from tests.simplifying import operators, outputs, parsed, simplified
 
@@ -72,3 +73,22 @@ def test_a_chain_of_three_and_more_axes() -> None:
     assert merge_products(made) == 2
     feeds = {"x": matrix(3, 5, 12)}
     np.testing.assert_allclose(outputs(made, feeds)["y"], outputs(model, feeds)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "merged"), [("_LARGEST", 0), ("_MOST", 1)])
+def test_large_ones_are_left_apart_and_that_is_said(monkeypatch: pytest.MonkeyPatch, limit: str, merged: int) -> None:
+    stored = {"a": matrix(12, 20), "b": matrix(20, 30), "c": matrix(30, 40), "d": matrix(40, 10)}
+    body = "h = MatMul(x, a) k = MatMul(h, b) r = Relu(k) s = MatMul(r, c) y = MatMul(s, d)"
+    model = parsed(text(body), stored)
+    monkeypatch.setattr(products, limit, {"_LARGEST": 30 * 10 * 4, "_MOST": 30 * 40 * 4}[limit])
+    notes: list[str] = []
+    assert merge_products(model, notes) == merged
+    assert notes == [f"products that follow one another were not merged, as they are large: {2 - merged}"]
+
+
+def test_the_largest_of_factors_and_product_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LARGEST", 40 * 12 * 4)
+    model = parsed(text("h = MatMul(x, a) y = MatMul(h, b)"), {k: WIDE[k] for k in "ab"})
+    notes: list[str] = []
+    assert merge_products(model, notes) == 1
+    assert not notes

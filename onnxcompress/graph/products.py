@@ -3,7 +3,8 @@
     (x A + a) B + b = x (A B) + (a B + b)
 
 for MatMul and Gemm by stored matrices, when nothing else reads the value between them and A·B is no larger than A and B
-together. The reverse of a factorization: what is of low rank stays in two parts. Arithmetic is in float64.
+together. The reverse of a factorization: what is of low rank stays in two parts. Arithmetic is in float64. Matrices
+that are large stay apart, and so does what would be more in memory than a few such products.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from onnxcompress.graph.bodies import graphs, integer, is_standard, number
 from onnxcompress.graph.constants import overridable
 from onnxcompress.graph.edit import Namer
 from onnxcompress.graph.model import Model, Tensor
+from onnxcompress.graph.payload import stored_bytes
 from onnxcompress.graph.scopes import Scope, Scopes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
 
 _TYPES = (Tensor.FLOAT, Tensor.DOUBLE)  # half precision could overflow
+# bytes: both factors and the product are in memory in float64, and 2048 rows and columns take a second to multiply
+_LARGEST = 1 << 24
+_MOST = 1 << 27  # bytes of products, which stay in memory until the model is written
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,22 +48,43 @@ class _Linear:
         return (columns, rows) if self.transposed else (rows, columns)
 
 
-def merge_products(model: Model) -> int:
-    """Multiply pairs together until there are none; returns how many were."""
-    merged = 0
-    while True:
-        scopes = Scopes(model.proto)
-        pair = next((p for scope, graph in graphs(scopes) if (p := _pair(model, scopes, scope, graph))), None)
-        if pair is None:
-            return merged
-        _merge(model, scopes, *pair)
-        merged += 1
-
-
 _Pair = tuple["onnx.GraphProto", _Linear, _Linear]
 
 
-def _pair(model: Model, scopes: Scopes, scope: Scope, graph: onnx.GraphProto) -> _Pair | None:
+def merge_products(model: Model, notes: list[str] | None = None) -> int:
+    """Multiply pairs together until there are none; returns how many were.
+
+    ``notes`` gets a line where pairs stay apart because of their size.
+    """
+    merged, room = 0, _MOST
+    while True:
+        scopes = Scopes(model.proto)
+        apart = 0
+        pair = None
+        for found in (p for scope, graph in graphs(scopes) for p in _pairs(model, scopes, scope, graph)):
+            if _bytes(found) > min(_LARGEST, room):
+                apart += 1
+            elif _finite(model, *found[1:]):
+                pair = found
+                break
+        if pair is None:
+            break
+        room -= _merge(model, scopes, *pair)
+        merged += 1
+    if apart and notes is not None:
+        notes.append(f"products that follow one another were not merged, as they are large: {apart}")
+    return merged
+
+
+def _bytes(pair: _Pair) -> int:
+    """Of the largest of both factors and their product."""
+    _, first, second = pair
+    (inputs, inner), (_, out) = first.dims, second.dims
+    return stored_bytes(first.weight.data_type, (max(inputs * inner, inner * out, inputs * out),))
+
+
+def _pairs(model: Model, scopes: Scopes, scope: Scope, graph: onnx.GraphProto) -> Iterator[_Pair]:
+    """Pairs that could be one, whatever is in them."""
     outputs = {o.name for o in graph.output}
     for node in graph.node:
         second = _linear(model, scope, node)
@@ -68,9 +96,8 @@ def _pair(model: Model, scopes: Scopes, scope: Scope, graph: onnx.GraphProto) ->
         fits = first.weight.data_type == second.weight.data_type and second.dims[0] == inner
         room = first.bias is None or second.node.op_type == "Gemm"  # a MatMul has no place for a bias
         pays = inputs * out <= inner * (inputs + out)
-        if fits and room and pays and _finite(model, first, second):
-            return graph, first, second
-    return None
+        if fits and room and pays:
+            yield graph, first, second
 
 
 def _linear(model: Model, scope: Scope, node: onnx.NodeProto) -> _Linear | None:
@@ -104,7 +131,8 @@ def _finite(model: Model, *layers: _Linear) -> bool:
     return all(np.isfinite(model.view(layer.weight)).all() for layer in layers)
 
 
-def _merge(model: Model, scopes: Scopes, graph: onnx.GraphProto, first: _Linear, second: _Linear) -> None:
+def _merge(model: Model, scopes: Scopes, graph: onnx.GraphProto, first: _Linear, second: _Linear) -> int:
+    """Put a pair into one node; returns the bytes of the product."""
     namer = Namer(scopes.names())
     A, B = (np.asarray(model.array(s.weight), np.float64) for s in (first, second))
     A, B = (m.T if s.transposed else m for m, s in ((A, first), (B, second)))
@@ -127,3 +155,4 @@ def _merge(model: Model, scopes: Scopes, graph: onnx.GraphProto, first: _Linear,
     for index in reversed([i for i, a in enumerate(node.attribute) if a.name == "transB"]):
         del node.attribute[index]
     graph.node.remove(first.node)
+    return product.nbytes

@@ -97,7 +97,7 @@ def _candidate(model: Model, variant: _Variant, notes: list[str]) -> Model | Non
     """A simplified copy, or None where it became larger."""
     result = model.copy()
     lift_constants(result)
-    _clean(result)
+    _clean(result, notes)
     if variant.through is not None:
         try:
             result = optimized(result, through=variant.through, disabled=variant.disabled)
@@ -106,7 +106,7 @@ def _candidate(model: Model, variant: _Variant, notes: list[str]) -> Model | Non
                 notes.append(f"the optimizations of ONNX Runtime were left out: {reason}")
             return None
         lift_constants(result)
-        _clean(result)
+        _clean(result, notes)
     merge_duplicates(result)
     remove_dead(result.proto)
     declare_initializers(result.proto)
@@ -119,11 +119,11 @@ def _candidate(model: Model, variant: _Variant, notes: list[str]) -> Model | Non
     return result
 
 
-def _clean(model: Model) -> None:
+def _clean(model: Model, notes: list[str]) -> None:
     remove_dead(model.proto)
     bypass(model)
     fold_batchnorm(model)
-    merge_products(model)
+    merge_products(model, notes)
     fold_padding(model)
     remove_dead(model.proto)
 

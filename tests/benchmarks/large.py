@@ -79,9 +79,12 @@ def measure(settings: Settings) -> None:
 
 
 def write_large(path: Path, gigabytes: float, single_file_limit: int, width: int = _WIDTH) -> None:
-    """A chain of square matrix products of so many GiB."""
+    """A chain of square matrix products of so many GiB, with a Relu behind each: without, they could be one."""
     layers = max(1, round(gigabytes * 2**30 / (4 * width * width)))
-    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)]
+    nodes = []
+    for i in range(layers):
+        nodes.append(helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"y{i}"]))
+        nodes.append(helper.make_node("Relu", [f"y{i}"], [f"x{i + 1}"]))
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", width]) for n in ("x0", f"x{layers}")]
     proto = helper.make_model(
         helper.make_graph(nodes, "large", ports[:1], ports[1:]), opset_imports=[helper.make_opsetid("", 17)]
