@@ -14,8 +14,9 @@ import pytest
 
 import onnxcompress
 from onnxcompress.errors import DataError, ModelError, OnnxCompressError, UsageError
+from onnxcompress.passes import sparsities
 from onnxcompress.passes.prune import Prune
-from onnxcompress.passes.sparsities import Curve, by_damage, by_threshold
+from onnxcompress.passes.sparsities import Curve, Target, by_damage, by_threshold
 from onnxcompress.recipe import Recipe
 from tests.small_models import normal, optimized, outputs, proto, sqnr, write
 
@@ -276,3 +277,14 @@ def test_from_the_shell(tmp_path: Path) -> None:
     done = cli("prune", "model.onnx", "--sparsity", "0.9", "--min-sqnr", "60", "-o", "far.onnx", cwd=tmp_path)
     assert done.returncode == 1
     assert (tmp_path / "far.rejected.onnx").exists()
+
+
+def test_a_sample_of_a_large_weight_tells_its_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
+    scores = np.sort(np.square(rows, dtype=np.float64), axis=None)
+    exact = [scores[: int(s * scores.size)].sum() for s, _ in Target(rows, None).curve()]
+    np.testing.assert_allclose([error for _, error in Target(rows, None).curve()], exact, rtol=1e-5)
+    monkeypatch.setattr(sparsities, "_MANY", 1 << 11)
+    sampled = [error for _, error in Target(rows, None).curve()]
+    assert sampled != exact
+    np.testing.assert_allclose(sampled[4:], exact[4:], rtol=0.2)

@@ -128,3 +128,10 @@ def test_patterns_say_what_they_need() -> None:
     assert Pattern.of("block 4x8").lacking(6, 16) == "6 outputs do not divide by 4"
     assert Pattern.of("block 4x8").lacking(8, 16) is None
     assert [Pattern.of(text).text for text in PATTERNS] == PATTERNS
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 7, 24, 47, 48])
+def test_of_equal_scores_as_many_stay_as_asked_all_over(zeros: int) -> None:
+    kept = Pattern().support(np.ones((6, 8), np.float32), zeros)
+    assert np.count_nonzero(kept) == 48 - zeros
+    assert np.ptp(kept.sum(axis=1)) <= 2  # no row pays for the others

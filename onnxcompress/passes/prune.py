@@ -229,7 +229,7 @@ class Prune:
             curves = []
             for weight in fit:
                 context.progress.advance(weight.label)
-                curves.append(work.curve(weight, self._share))
+                curves.append(work.curve(weight, self._share, damaged=weight.name in context.damage))
             context.progress.finish()
             return by_damage(curves, context.damage, self._share)
         if self.allocation == "global" and Pattern.of(self.pattern).ratio is None:

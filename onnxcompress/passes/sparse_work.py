@@ -113,12 +113,12 @@ class Work:
         self.tried[weight.name] = target.error(changed)
         return self._stored(weight, changed)
 
-    def curve(self, weight: Weight, sparsity: float) -> Curve:
-        """What sparsities do to a weight."""
+    def curve(self, weight: Weight, sparsity: float, *, damaged: bool) -> Curve:
+        """What sparsities do to a weight; the trial's error counts where ``damaged``: what that did is known."""
         target = self.target(weight)
         tried = self.tried.get(weight.name)
         if tried is None:
-            tried = target.error(target.trial(sparsity))
+            tried = target.error(target.trial(sparsity)) if damaged else 0.0
         return Curve(weight.name, weight.elements, target.curve(), tried)
 
     def solved(self, weight: Weight, pattern: Pattern, zeros: int) -> Kept:

@@ -89,8 +89,12 @@ class Pattern:
 
 
 def _largest(score: Array, count: int) -> Array:
-    """True for so many of the largest."""
-    kept = np.zeros(score.shape, bool)
-    if count > 0:
-        kept[np.argpartition(-score, count - 1)[:count] if count < score.size else slice(None)] = True
+    """True for so many of the largest; of those that are equal to the last of them, for some all over."""
+    if count <= 0 or count >= score.size:
+        return np.full(score.shape, count > 0)
+    least = np.partition(score, score.size - count)[score.size - count]  # indices would take twice the memory
+    kept: Array = score > least
+    equal = np.flatnonzero(score == least)
+    more = count - int(np.count_nonzero(kept))
+    kept[equal[np.arange(more) * equal.size // max(more, 1)]] = True
     return kept
