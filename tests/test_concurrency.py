@@ -201,7 +201,7 @@ def test_costs_are_measured_once_and_are_those_that_were_asked_for(
 
 
 def key() -> str:
-    return f"vnni, onnxruntime {remembered._runtime()}"
+    return f"vnni, onnxruntime {remembered.runtime_version()}"
 
 
 @pytest.mark.parametrize(

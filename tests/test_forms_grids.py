@@ -19,6 +19,7 @@ from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.solvers.grid import Quantized, quantize
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
+from tests.runtime_versions import needs_form
 from tests.small_models import normal, optimized, outputs, proto, sqnr
 from tests.test_forms_outputs import EMBEDDING, F16, F32, MATMUL, PRODUCTS, Made, grouped, one, product
 
@@ -134,6 +135,7 @@ OTHERS = [Grid(8, symmetric=False), Grid(4, symmetric=False), Grid(3), Grid(3, s
 @pytest.mark.parametrize("grid", OTHERS, ids=str)
 @pytest.mark.parametrize("groups", ["channel", "16", "32", "64"])
 def test_blockwise_products_of_other_grids(tmp_path: Path, kind: str, grid: Grid, groups: str) -> None:
+    needs_form(blockwise.OTHER_GRIDS, grid.bits, 32)
     original, dims, axis, x = product(kind)
     made, _, _ = written(original, blockwise.OTHER_GRIDS, grid, grouped(groups, dims, (1 - axis,)), F16)
     wanted, given = made.both({"x": x})
@@ -146,6 +148,7 @@ def test_blockwise_products_of_other_grids(tmp_path: Path, kind: str, grid: Grid
 @pytest.mark.parametrize("grid", [Grid(4), Grid(8), *OTHERS], ids=str)
 @pytest.mark.parametrize(("inputs", "block"), [(768, 256), (384, 128), (96, 32), (48, 16)])
 def test_blocks_of_all_sizes_and_odd_counts(grid: Grid, inputs: int, block: int) -> None:
+    needs_form(blockwise.name_for(grid), grid.bits, block)
     text = f"g (float[m, {inputs}] x) => (float[m, 20] y) {{ y = MatMul(x, w) }}"
     original = proto(text, {"w": normal(inputs, 20) + np.float32(0.5)})
     made, _, _ = written(original, blockwise.name_for(grid), grid, per_block((inputs, 20), (1,), block))

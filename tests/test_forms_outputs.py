@@ -21,6 +21,7 @@ from onnxcompress.graph.model import Model
 from onnxcompress.graph.scopes import Scopes
 from onnxcompress.solvers.grid import quantize
 from onnxcompress.solvers.groups import Grid, Groups, per_block, per_channel
+from tests.runtime_versions import needs_form
 from tests.small_models import Arrays, normal, operators, optimized, outputs, proto, sqnr
 
 if TYPE_CHECKING:
@@ -313,6 +314,7 @@ def test_dynamic_products_come_close_and_are_fused(tmp_path: Path, kind: str, fo
 
 @pytest.mark.parametrize("kind", PRODUCTS)
 def test_fused_products_become_blockwise_ones(tmp_path: Path, kind: str) -> None:
+    needs_form(fused.NAME, 8)
     original, dims, axis, x = product(kind)
     made = write(original, fused.NAME, Grid(8), Groups(dims, (axis,)))
     wanted, given = made.both({"x": x})

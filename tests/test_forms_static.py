@@ -20,6 +20,7 @@ from onnxcompress.passes.base import Context
 from onnxcompress.passes.survey import Chaining, survey
 from onnxcompress.runtime.session import Session
 from onnxcompress.stats.probe import Probe
+from tests.runtime_versions import since
 from tests.small_models import Arrays, normal, opened, operators, optimized, outputs, proto, sqnr
 
 if TYPE_CHECKING:
@@ -362,6 +363,7 @@ def test_a_float_layer_between_integer_ones_keeps_its_weights(tmp_path: Path) ->
     assert made.loaded["Sum"] == 1  # the runtime does not take it out again
 
 
+@since((1, 23), "leaves such float layers alone")
 def test_without_the_sum_in_between_the_runtime_rounds_float_weights(tmp_path: Path) -> None:
     """Once this fails the runtime leaves float layers alone, and what guards them can go."""
     made = mixed(tmp_path)
@@ -464,6 +466,7 @@ def test_half_floats_are_left_alone(tmp_path: Path) -> None:
     assert operators(made.model) == {"Conv": 1}
 
 
+@since((1, 23), "ends the process when it loads the original, in its fusion of convolutions")
 def test_branches_see_values_of_the_chain_decoded(tmp_path: Path) -> None:
     model = proto(
         f"""g (float[2,8,9,9] x, bool f) => (float[A,B,C,D] y) {{

@@ -11,7 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxcompress
 from onnxcompress.errors import ModelError, UsageError
+from onnxcompress.forms import remembered
+from onnxcompress.forms.costs import shipped
 from onnxcompress.passes.quantize import Quantize
+from onnxcompress.progress import Silent
 from onnxcompress.report import LayerRecord, Report  # noqa: TC001
 from tests.small_models import Arrays, check_words, normal, operators, outputs, proto, sqnr, write
 
@@ -315,3 +318,16 @@ def test_custom_operators_are_worked_around(tmp_path: Path) -> None:
     assert {r.status for r in records(result.report).values()} == {"done"}
     assert result.report.fidelity is None
     assert any("structure" in note or "run" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("version", "lacking"),
+    [("1.22.0", {"fused-w8", "blockwise_other-w2"}), ("1.31.1", {"blockwise_other-w2"}), ("1.32.0", set())],
+)
+def test_forms_that_the_runtime_is_too_old_for_are_no_choice(
+    monkeypatch: pytest.MonkeyPatch, version: str, lacking: set[str]
+) -> None:
+    monkeypatch.setattr(remembered, "runtime_version", lambda: version)
+    offered, known = remembered.costs("vnni", [], Silent()), shipped("vnni")
+    assert {form.split("-b")[0] for form in set(known) - set(offered)} == lacking
+    assert {"blockwise-w4-b32", "blockwise-w8-b32"} <= set(offered)

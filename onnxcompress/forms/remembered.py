@@ -45,7 +45,7 @@ def costs(
         The costs of these shapes and no others, so that what other models left in the cache changes nothing.
     """
     if not shapes:
-        return {form: points for form, points in shipped(isa).items() if _runs(form)}
+        return {form: points for form, points in shipped(isa).items() if runs(form)}
     table = {} if tuned is None else tuned
     missing = [s for s in shapes if s not in _shapes(table)]
     for form, points in (_known(isa, missing, progress) if missing else {}).items():
@@ -55,7 +55,7 @@ def costs(
 
 def _known(isa: str, shapes: Sequence[Shape], progress: Progress) -> dict[str, list[Point]]:
     """Costs of shapes among others, from the cache or measured now, and in the cache from then on."""
-    key = f"{isa}, onnxruntime {_runtime()}"
+    key = f"{isa}, onnxruntime {runtime_version()}"
     table = {form: list(points) for form, points in parse(_read(), key).items()}
     found: dict[str, list[Point]] = {}
     for form, point in _measured([s for s in shapes if s not in _shapes(table)], progress):
@@ -73,14 +73,17 @@ def _shapes(table: CostTable) -> set[Shape]:
     return {_shape(p) for points in table.values() for p in points}
 
 
-def _runs(form: str) -> bool:
-    """False for a form that the installed runtime, being older than the table, does not fuse or does not have."""
-    major, minor = (int(part) for part in _runtime().split(".")[:2])
+def runs(form: str) -> bool:
+    """False for a form that the installed runtime, being older than the table, does not fuse or does not have.
+
+    ``form`` is its key there.
+    """
+    major, minor = (int(part) for part in runtime_version().split(".")[:2])
     since = {fused.NAME: fused.FUSED_SINCE, f"{blockwise.OTHER_GRIDS}-w2": blockwise.TWO_BITS_SINCE}
     return all((major, minor) >= version for name, version in since.items() if form.startswith(name))
 
 
-def _runtime() -> str:
+def runtime_version() -> str:
     """Version of the installed ONNX Runtime, by whichever of its packages."""
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
