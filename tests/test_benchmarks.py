@@ -100,6 +100,17 @@ def test_the_large_model_is_what_it_claims(tmp_path: Path, limit: int) -> None:
     assert Session(path).run({"x0": np.ones((2, 64), np.float32)})["x3"].shape == (2, 64)
 
 
+@pytest.mark.slow
+def test_every_verb_runs_on_the_large_model(tmp_path: Path) -> None:
+    large.write_large(tmp_path / "large.onnx", 3 * 4 * 256**2 / 2**30, 0, width=256)
+    runs = large.verb_runs(tmp_path / "large.onnx")
+    lines = large.verb_table(runs).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:]] == list(runs)
+    assert len(runs) == 5
+    assert all(line.endswith(" MiB") for line in lines[2:])
+    assert len(list(tmp_path.iterdir())) == 2  # nothing that was made is left
+
+
 def test_start_up_is_judged_against_the_import() -> None:
     base, quick, slow = ([measure.Ran(s, 0, s, 0, "")] * 2 for s in (1.0, 1.4, 1.6))
     lines = start.report(base, {"--help": quick, "--version": slow}).splitlines()

@@ -1,7 +1,8 @@
 """A large model: time against a copy of the file, memory beyond that of an interpreter with the imports.
 
 Weights are random, so that no page is equal to another one; they are kept in one file, then beside it. Copy
-and tool run by turns, on a file that the system has in memory.
+and tool run by turns, on a file that the system has in memory. Then each verb runs once on the model with external
+data: seconds, and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from tests.benchmarks.measure import Ran, copy_seconds, python, run, tool
 from tests.benchmarks.tables import number, spread, table, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tests.benchmarks.settings import Settings
 
-TITLE = "A large model: weight-only int8"
+TITLE = "A large model: weight-only int8, then every verb once"
 MOST_COPIES = 3.0
 MOST_MIB = 400.0
 TARGET = f"at most {MOST_COPIES:g} times a copy with fsync, {MOST_MIB:g} MiB beyond the imports"
@@ -42,6 +43,13 @@ _IMPORTS = (
 _WAYS = {
     "as it is": ("--scheme", "weight-only", "--no-verify", "--no-simplify"),
     "simplified first": ("--scheme", "weight-only", "--no-verify"),
+}
+_VERBS = {
+    "inspect": ("inspect",),
+    "quantize, 8 bits": ("quantize", "--bits", "8"),
+    "quantize, 4 bits": ("quantize", "--bits", "4"),
+    "prune, half of it": ("prune", "--sparsity", "0.5"),
+    "simplify": ("simplify",),
 }
 
 
@@ -75,7 +83,9 @@ def measure(settings: Settings) -> None:
             path = Path(folder) / "large.onnx"
             write_large(path, settings.gigabytes, limit)
             rows += [_row(f"{name}, {way}", path, way, settings.rounds or _ROUNDS, base) for way in _WAYS]
+            verbs = verb_runs(path) if limit == 0 else {}
     print(report(rows, base))
+    print(f"\n{settings.gigabytes:g} GiB in external data\n\n{verb_table(verbs)}")
 
 
 def write_large(path: Path, gigabytes: float, single_file_limit: int, width: int = _WIDTH) -> None:
@@ -117,6 +127,25 @@ def _row(name: str, path: Path, way: str, rounds: int, base: int) -> Row:
     extra = max(r.peak_bytes for r in runs) - base
     cpu = median(r.cpu_seconds / r.seconds for r in runs)
     return Row(name, [r.seconds for r in runs], copies, cpu, extra)
+
+
+def verb_runs(path: Path) -> dict[str, Ran]:
+    """Every verb once on a model, without verification."""
+    runs = {}
+    for name, words in _VERBS.items():
+        with tempfile.TemporaryDirectory(prefix="made-", dir=path.parent) as folder:
+            writes = () if words[0] == "inspect" else ("-o", str(Path(folder) / "made.onnx"), "--no-verify", "--quiet")
+            runs[name] = run(tool(*words, path, *writes))
+    return runs
+
+
+def verb_table(runs: Mapping[str, Ran]) -> str:
+    """Seconds by the clock and of processors, and peak memory, of each verb."""
+    cells = [
+        [name, f"{ran.seconds:.1f}", f"{ran.cpu_seconds:.1f}", f"{ran.peak_bytes / _MIB:.0f} MiB"]
+        for name, ran in runs.items()
+    ]
+    return table(["verb", "seconds", "of processors", "peak memory"], cells)
 
 
 def report(rows: Sequence[Row], base: int) -> str:
