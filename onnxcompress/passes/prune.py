@@ -27,7 +27,7 @@ from onnxcompress.passes.blocks import Blocks
 from onnxcompress.passes.outcomes import skipped
 from onnxcompress.passes.prune_refusals import refuse
 from onnxcompress.passes.repacking import PACKED, WORTH
-from onnxcompress.passes.sparse_work import Work
+from onnxcompress.passes.sparse_work import BY_GRADIENT, Work
 from onnxcompress.passes.sparsities import by_damage, by_threshold
 from onnxcompress.passes.structures import Structures
 from onnxcompress.report import LayerRecord
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from onnxcompress.stats.probe import Probe
 
 Array = np.ndarray
-Importance = Literal["auto", "magnitude", "activation", "hessian", "row-share"]
+Importance = Literal["auto", "magnitude", "activation", "hessian", "gradient", "taylor", "fisher", "row-share"]
 Allocation = Literal["damage", "uniform", "global"]
 Structure = Literal["channels", "neurons", "heads", "all", "blocks"]
 DENSE = "dense"
@@ -74,7 +74,8 @@ class Prune:
     importance: Importance = field(
         default="auto",
         metadata={
-            "help": "What counts: magnitude, times its input, what others cannot take over; of structures row-share."
+            "help": "What counts: magnitude, times its input, what others cannot take over, or by gradients (gradient, "
+            "taylor, fisher); of structures row-share."
         },
     )
     residual_rank: int | None = field(
@@ -193,7 +194,7 @@ class Prune:
 
     def plan(self, model: Model, context: Context) -> Iterator[Planned | Skip]:
         """One outcome for every stored float tensor."""
-        if context.probe is None and self.importance in ("activation", "hessian"):
+        if context.probe is None and self.importance in ("activation", "hessian", *BY_GRADIENT):
             raise UsageError(f"--importance {self.importance} has to see real inputs", "Give them with --data.")
         if self.residual_rank is not None and not context.final:
             raise UsageError("a product beside pruned weights is lost in a later step", "Let prune be the last one.")
@@ -233,7 +234,9 @@ class Prune:
             context.progress.finish()
             return by_damage(curves, context.damage, self._share)
         if self.allocation == "global" and Pattern.of(self.pattern).ratio is None:
-            return by_threshold([work.target(w).rows for w in fit], self._share)
+            scores = self.importance in BY_GRADIENT  # which are of one likelihood, so tensors have them in common
+            targets = (work.target(w) for w in fit)
+            return by_threshold([t.scores() if scores else t.rows for t in targets], self._share, scaled=not scores)
         return [int(self._share * w.elements) for w in fit]
 
     def _outcome(self, work: Work, weight: Weight, pattern: Pattern, zeros: int, context: Context) -> Planned | Skip:

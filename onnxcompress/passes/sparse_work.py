@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from onnxcompress.errors import RuntimeFailure
+from onnxcompress.errors import ModelError, RuntimeFailure
 from onnxcompress.forms.base import Writing, not_finite
 from onnxcompress.forms.sparse import Kept
 from onnxcompress.graph.edit import Namer
@@ -22,6 +22,7 @@ from onnxcompress.passes.watching import watched
 from onnxcompress.solvers.groups import Grid, per_channel
 from onnxcompress.solvers.low_rank_residual import plus
 from onnxcompress.solvers.metric import plain_error
+from onnxcompress.training.importance import Measured, Sensitivity, measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from onnxcompress.passes.base import Context
     from onnxcompress.passes.rounding import Rounding
     from onnxcompress.solvers.supports import Pattern
+    from onnxcompress.training.importance import Kind
 
 Array = np.ndarray
+BY_GRADIENT = ("gradient", "taylor", "fisher")
 _LEAST_SIDES, _TURNS = 8, 3
+_GRADIENT_CALLS = 32  # at most, each of which is run forth and back several times
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Work:
     rounding: Rounding | None
     often: Mapping[str, Array]
     importance: str
+    felt: Mapping[str, Array] = field(default_factory=dict)
     tried: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -60,16 +65,19 @@ class Work:
         Raises:
             UsageError: a pattern matches nothing.
             DataError: a value is not finite on the data.
+            ModelError: weights are to go by gradients, and the model has none.
         """
         scopes = Scopes(model.proto)
         found = list(weights(model, scopes))
         selection = Selection(include, exclude, found)
         told = [(w, unfit(w) or selection.reason(w)) for w in found]
+        felt = _felt(model, context, [w for w, reason in told if reason is None], scopes, importance)
+        told = [(w, reason or felt.reasons.get(w.label)) for w, reason in told]
         fit = tuple(w for w, reason in told if reason is None)
         rounding = watched(model, context, fit, scopes.main, learn=False) if importance != "magnitude" else None
         often = _lookups(model, context, fit, scopes) if importance != "magnitude" else {}
         reasons = tuple((w, reason) for w, reason in told if reason is not None)
-        return cls(model, scopes, Namer(scopes.names()), fit, reasons, rounding, often, importance)
+        return cls(model, scopes, Namer(scopes.names()), fit, reasons, rounding, often, importance, felt.means)
 
     def writing(self, weight: Weight) -> Writing:
         """The weight with a scale for each output, whose rows solvers see."""
@@ -100,7 +108,14 @@ class Work:
             raise not_finite(weight)
         matrix = rows.matrix(values) if rows is not None else values.reshape(self.shape(weight))
         often = self.often.get(weight.name) if rows is not None and rows.own == 1 else None
-        return Target(matrix, None if known is None else known[1], often)
+        return Target(matrix, None if known is None else known[1], often, self._sensitivity(weight, rows))
+
+    def _sensitivity(self, weight: Weight, rows: Rows | None) -> Sensitivity | None:
+        mean = self.felt.get(weight.name) if weight.scope is self.scopes.main else None
+        if mean is None:
+            return None
+        matrix = rows.matrix(mean) if rows is not None else mean.reshape(self.shape(weight))
+        return Sensitivity(cast("Kind", self.importance), matrix)
 
     def zeros(self, weight: Weight) -> int:
         """Weights that are zero already."""
@@ -152,6 +167,27 @@ class Work:
         values = rows.values(matrix) if rows is not None else matrix.reshape(weight.dims)
         dtype = self.model.view(weight.tensor).dtype
         return np.ascontiguousarray(values.reshape(weight.dims).astype(dtype))
+
+
+def _felt(model: Model, context: Context, fit: Sequence[Weight], scopes: Scopes, importance: str) -> Measured:
+    """The gradients of weights, if they are to go by these; reasons by label."""
+    probe = context.probe
+    if importance not in BY_GRADIENT or probe is None or not fit:
+        return Measured({}, {})
+    main = [w.name for w in fit if w.scope is scopes.main]
+    inner = {w.label: "in a subgraph or a function, so it has no gradient" for w in fit if w.scope is not scopes.main}
+    squared = importance == "fisher"
+    key = f"gradients {squared} {context.seed} {' '.join(main)}"
+    if key not in probe.memory:
+        try:
+            probe.memory[key] = measured(
+                model, main, probe.calls(model, _GRADIENT_CALLS), squared=squared, seed=context.seed,
+                threads=probe.threads, progress=context.progress,
+            )  # fmt: skip
+        except ModelError as error:
+            raise ModelError(error.message, "Choose an --importance without gradients, such as hessian.") from error
+    found: Measured = probe.memory[key]
+    return Measured(found.means, found.reasons | inner)
 
 
 def _lookups(model: Model, context: Context, fit: Sequence[Weight], scopes: Scopes) -> dict[str, Array]:

@@ -4,7 +4,8 @@ By damage: weight i was changed on trial with the error eᵢ, in the metric of w
 lose dᵢ by that. At a sparsity that leaves the error e it is expected to do dᵢ · e / eᵢ. Weights are kept where each of
 them saves most damage. No weight gets sparser than 1 − (1 − s)/3 for a share s of all.
 
-By one threshold: |w| over the root mean square of its tensor is compared across tensors.
+By one threshold: |w| over the root mean square of its tensor is compared across tensors, or a gradient's score
+as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from onnxcompress.passes.allotment import Rung, allotted
 from onnxcompress.solvers.metric import row_errors, stacked
 from onnxcompress.solvers.sparsity import fitted, pruned, simple_scores
 from onnxcompress.solvers.supports import Pattern
+from onnxcompress.training.importance import Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,28 +40,30 @@ _SAMPLE = 1 << 16  # values of a tensor that a threshold is found from
 class Target:
     """A weight that is to be pruned: its rows (out, in), and the metric of what it sees if that is known.
 
-    ``often``: how often each row counts, (out,), as they are looked up.
+    ``often``: how often each row counts, (out,), as they are looked up; ``felt``: the gradient by which weights go, if
+    they are to go by that.
     """
 
     rows: Array
     metric: Array | None
     often: Array | None = None
+    felt: Sensitivity | None = None
 
     def trial(self, sparsity: float) -> Array:
         """The rows with those weights gone that do least by themselves, nothing refitted."""
-        kept = Pattern().support(self._scores(), int(sparsity * self.rows.size))
+        kept = Pattern().support(self.scores(), int(sparsity * self.rows.size))
         return np.where(kept, self.rows, np.float32(0))
 
     def solved(self, pattern: Pattern, zeros: int, importance: str) -> Array:
-        """The rows with so many zeros: weights go by magnitude, by magnitude times input, or as the others allow.
+        """The rows with so many zeros: weights go by magnitude, times input, by gradient, or as the others allow.
 
         Raises:
             ValueError: a value is not finite.
         """
         if importance == "magnitude":
             return np.where(pattern.support(np.abs(self.rows), zeros), self.rows, np.float32(0))
-        if self.metric is None or importance == "activation":
-            return np.where(pattern.support(self._scores(), zeros), self.rows, np.float32(0))
+        if self.metric is None or self.felt is not None or importance == "activation":
+            return np.where(pattern.support(self.scores(), zeros), self.rows, np.float32(0))
         return pruned(self.rows, self.metric, pattern, zeros)
 
     def error(self, changed: Array) -> float:
@@ -71,9 +75,11 @@ class Target:
         return float(row_errors(*stacked(E, self.metric)).sum())
 
     def curve(self) -> list[tuple[float, float]]:
-        """Sparsities with the errors that they leave once the rest is refitted, from a few rows."""
+        """Sparsities with the errors that they leave, once the rest is refitted where it is, from a few rows."""
+        if self.felt is not None:
+            return self._unfitted(self.felt)
         if self.metric is None:
-            scores = self._scores().ravel()
+            scores = self.scores().ravel()
             step = 1 if self.often is not None else max(1, scores.size // _MANY) | 1  # odd, so that columns take turns
             scores, whole = scores[::step].copy(), scores.size
             places = [max(int(s * scores.size), 1) for s in _GRID]
@@ -82,7 +88,7 @@ class Target:
             lost = np.cumsum(parts) * (whole / scores.size)
             return [(0.0, 0.0), *zip(_GRID, map(float, lost), strict=True)]
         some = slice(None) if self.metric.ndim > 2 else slice(None, None, max(1, len(self.rows) // _ROWS))
-        W, scores = self.rows[some], self._scores()[some]
+        W, scores = self.rows[some], self.scores()[some]
         W3, H3 = stacked(W, self.metric)
         found = [(0.0, 0.0)]
         for sparsity in _GRID:
@@ -91,7 +97,17 @@ class Target:
             found.append((sparsity, float(row_errors(W3 - left, H3).sum()) * len(self.rows) / len(W)))
         return found
 
-    def _scores(self) -> Array:
+    def _unfitted(self, felt: Sensitivity) -> list[tuple[float, float]]:
+        step = 1 if self.metric is not None and self.metric.ndim > 2 else max(1, len(self.rows) // _ROWS)
+        often = None if self.often is None else self.often[::step]
+        part = Target(self.rows[::step], self.metric, often, Sensitivity(felt.kind, felt.mean[::step]))
+        share = len(self.rows) / len(part.rows)
+        return [(0.0, 0.0), *((s, part.error(part.trial(s)) * share) for s in _GRID)]
+
+    def scores(self) -> Array:
+        """What each weight counts by itself, (out, in)."""
+        if self.felt is not None:
+            return self.felt.scores(self.rows)
         if self.metric is None:
             squares: Array = np.square(self.rows)
             return squares if self.often is None else squares * self.often[:, None].astype(np.float32)
@@ -157,11 +173,14 @@ def _weighed(curves: Sequence[Curve], damage: Mapping[str, float]) -> list[float
     ]
 
 
-def by_threshold(weights: Sequence[Array], share: float) -> list[int]:
-    """Zeros of each weight where one threshold for |w| over its root mean square takes ``share`` of all away."""
+def by_threshold(weights: Sequence[Array], share: float, *, scaled: bool = True) -> list[int]:
+    """Zeros of each weight where one threshold for |w| over its root mean square takes ``share`` of all away.
+
+    Without ``scaled`` the threshold is for the values as they are, for scores that tensors have in common.
+    """
     values, counts, at = [], [], []
     for W in weights:
-        level = float(np.sqrt(np.square(W, dtype=np.float64).mean())) or 1.0
+        level = (float(np.sqrt(np.square(W, dtype=np.float64).mean())) or 1.0) if scaled else 1.0
         sample = np.sort(np.abs(W.ravel()[:: max(1, W.size // _SAMPLE)]) / level)
         values.append(sample)
         counts.append(np.full(sample.size, W.size / sample.size))

@@ -62,6 +62,10 @@ class Probe:
     def _learned(self) -> Dataset:
         return self.data.parted(_TRIAL_CALLS)[0]
 
+    def calls(self, model: Model, most: int) -> Dataset:
+        """Calls to learn from, other than those of trials: at most so many, and as take bearable time."""
+        return self._learned.take(min(most, self._bearable(model)))
+
     def shapes(self, model: Model, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """The shape of each value in the first call."""
         seen = observe(model, names, self.data.take(1), noise=False, threads=self.threads)

@@ -102,7 +102,7 @@ class Training:
         self._learned = Batches(learned, settings.batch_size, stacked=stacked, seed=seed)
         self._judged = Batches(judged, settings.batch_size, stacked=stacked, seed=seed)
         kinds = {shapes_of(f) for f in data}
-        self._slopes = Slopes(objective, list(student.variables), len(kinds), threads)
+        self._slopes = Slopes(objective.model, objective.losses, list(student.variables), len(kinds), threads)
         self._optimizer = optimizer(settings.optimizer, settings.weight_decay)
         self._rates = {n: self._rate(v.constraint.spread(v.start)) for n, v in student.variables.items()}
 

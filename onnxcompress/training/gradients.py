@@ -6,6 +6,7 @@ what comes out is the loss and its gradient for every weight.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,16 @@ def required() -> None:
         UsageError: onnx-ad is not installed.
     """
     _onnx_ad()
+
+
+def blamed(message: str) -> str:
+    """The operator that has no gradient in its weight; nothing where it has none at all.
+
+    >>> blamed("the model has no gradient: ConvTranspose is not differentiated with respect to its weight")
+    'ConvTranspose'
+    """
+    found = re.search(r"(\w+) is not differentiated with respect to its weight", message)
+    return found[1] if found else ""
 
 
 def _onnx_ad() -> Any:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxcompress.errors import DataError, ModelError, UsageError
-from onnxcompress.graph.scopes import subgraphs
 from onnxcompress.graph.shapes import float_values
 from onnxcompress.stats.scores import class_like, probabilities, producers
-from onnxcompress.training.losses import Loss, Writer
+from onnxcompress.training.exposing import FLAT, TINY, Exposing, joined, values_behind, variance
+from onnxcompress.training.losses import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from onnxcompress.training.teacher import Teacher
 
 Arrays = dict[str, np.ndarray]
-_PREFIX = "onnxcompress.match."
-_TINY = 1e-7  # below which a probability is none
-_FLAT, _ENDLESS = 1e-12, 1e30  # variances below and above which a value says nothing
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Objective:
         for match in self.matches:
             if match.wanted is not None:
                 value = np.asarray(given[match.wanted], np.float32)
-                found[match.loss.output] = np.log(np.maximum(value, np.float32(_TINY))) if match.logs else value
+                found[match.loss.output] = np.log(np.maximum(value, np.float32(TINY))) if match.logs else value
             elif labels is not None:
                 whole = match.loss.kind == "cross_entropy"
                 found[match.loss.output] = labels.astype(np.int64 if whole else np.float32)
@@ -109,11 +105,11 @@ def objective(
     """
     model = student.model.copy()
     graph = model.proto.graph
-    build = _Builder(graph, _reached(graph, set(student.variables)))
+    build = Exposing(graph, values_behind(graph, set(student.variables)))
     floats = [o.name for o in graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT]
     matches: list[_Match] = []
     if teacher is not None:
-        shown = _joined([teacher.run(f) for f in calls])
+        shown = joined([teacher.run(f) for f in calls])
         mine = student.shown(calls, [*floats, *(s for s, _ in asked.pairs)])
         made = producers(teacher.model.proto.graph)
         for name in floats if asked.teacher else []:
@@ -124,13 +120,13 @@ def objective(
         for own, other in asked.pairs:
             if own not in build.reached:
                 raise UsageError(f"the value {own!r} does not depend on what is trained", "Leave the pair out.")
-            spread = _spread(shown[other])
+            spread = variance(shown[other])
             if mine[own].ndim != shown[other].ndim or mine[own].shape[1:] != shown[other].shape[1:]:
                 raise UsageError(
                     f"{own!r} has the shape {mine[own].shape} and {other!r} of the teacher {shown[other].shape}",
                     "Match values of one shape.",
                 )
-            if spread > _FLAT:
+            if spread > FLAT:
                 weight = asked.features / len(asked.pairs) / spread
                 matches.append(_Match(Loss("mse", build.exposed(own, mine[own].ndim), weight=weight), other))
     if labels is not None and asked.labels:
@@ -159,31 +155,10 @@ def refuse_unknown(student: Model, teacher: Model, pairs: Sequence[tuple[str, st
                 )
 
 
-class _Builder:
-    """Adds what losses read to a graph."""
-
-    def __init__(self, graph: onnx.GraphProto, reached: set[str]) -> None:
-        self._graph, self._writer, self.reached = graph, Writer(graph, _PREFIX), reached
-
-    def exposed(self, value: str, rank: int) -> str:
-        """A value as an output of its own."""
-        return self.added(self._writer.node("Identity", value), rank)
-
-    def logs(self, value: str, rank: int) -> str:
-        """The logarithm of a value as an output."""
-        safe = self._writer.node("Add", value, self._writer.constant(_TINY, np.float32))
-        return self.added(self._writer.node("Log", safe), rank)
-
-    def added(self, name: str, rank: int) -> str:
-        """A value that is an output from now on."""
-        self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank))
-        return name
-
-
-def _output(build: _Builder, name: str, value: np.ndarray, made: str | None, asked: Asked) -> list[_Match]:
+def _output(build: Exposing, name: str, value: np.ndarray, made: str | None, asked: Asked) -> list[_Match]:
     if not class_like(name, value, made):
-        spread = _spread(value)
-        if spread <= _FLAT:
+        spread = variance(value)
+        if spread <= FLAT:
             return []
         return [_Match(Loss("mse", build.exposed(name, value.ndim), weight=1 / spread), name)]
     logs = probabilities(value.reshape(-1, value.shape[-1]))
@@ -192,7 +167,7 @@ def _output(build: _Builder, name: str, value: np.ndarray, made: str | None, ask
 
 
 def _labelled(
-    build: _Builder, floats: Sequence[str], shown: Mapping[str, np.ndarray], labels: np.ndarray, weight: float
+    build: Exposing, floats: Sequence[str], shown: Mapping[str, np.ndarray], labels: np.ndarray, weight: float
 ) -> _Match:
     kind: Literal["cross_entropy", "mse"] = "cross_entropy" if labels.dtype.kind in "iub" else "mse"
     rank = labels.ndim + (kind == "cross_entropy")
@@ -209,7 +184,7 @@ def _labelled(
             read = build.logs(name, rank) if odds else build.exposed(name, rank)
             return _Match(Loss(kind, read, weight=weight), None)
         if value.shape[1:] == labels.shape[1:]:
-            spread = max(float(np.var(labels.astype(np.float64))), _FLAT)
+            spread = max(float(np.var(labels.astype(np.float64))), FLAT)
             return _Match(Loss(kind, build.exposed(name, rank), weight=weight / spread), None)
     raise DataError(
         f"no output of the model fits labels of the shape {list(labels.shape)}",
@@ -222,39 +197,6 @@ def _weighed(match: _Match, factor: float) -> _Match:
     return _Match(Loss(loss.kind, loss.output, loss.temperature, loss.weight * factor), match.wanted, match.logs)
 
 
-def _reached(graph: onnx.GraphProto, names: set[str]) -> set[str]:
-    """The values that depend on these."""
-    found = set(names)
-    for node in graph.node:
-        read = {*node.input, *(n for body in subgraphs(node) for n in _inner(body))}
-        if read & found:
-            found |= set(node.output)
-    return found
-
-
-def _inner(body: onnx.GraphProto) -> set[str]:
-    return {name for node in body.node for name in node.input} | {
-        name for node in body.node for inner in subgraphs(node) for name in _inner(inner)
-    }
-
-
-def _spread(value: np.ndarray) -> float:
-    """The variance, 0 where it is not finite."""
-    with np.errstate(all="ignore"):
-        found = float(np.var(value, dtype=np.float64))
-    return found if np.isfinite(found) and found < _ENDLESS else 0.0
-
-
-def _joined(calls: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
-    """Values of several calls on the first axis, or of the first call alone where shapes differ."""
-    found: Arrays = {}
-    for name, first in calls[0].items():
-        values = [np.asarray(c[name]) for c in calls]
-        alike = np.ndim(first) > 0 and len({v.shape[1:] for v in values}) == 1
-        found[name] = np.concatenate(values) if alike else values[0]
-    return found
-
-
 def common_features(student: Student, teacher: Teacher, calls: Sequence[Feeds], most: int = 6) -> list[str]:
     """Names of hidden values that both models have in the same shape, spread evenly over the graph.
 
@@ -263,7 +205,7 @@ def common_features(student: Student, teacher: Teacher, calls: Sequence[Feeds], 
     kinds = {"Conv", "MatMul", "Gemm", "Add", "Relu", "LayerNormalization", "BatchNormalization", "Concat",
              "InstanceNormalization", "SkipLayerNormalization", "MaxPool", "AveragePool", "ConvTranspose"}  # fmt: skip
     graph = student.model.proto.graph
-    reached = _reached(graph, set(student.variables))
+    reached = values_behind(graph, set(student.variables))
     outputs = {o.name for o in graph.output}
     shared = float_values(student.model) & float_values(teacher.model) & reached - outputs
     names = [node.output[0] for node in graph.node if node.op_type in kinds and node.output[0] in shared]
@@ -271,6 +213,6 @@ def common_features(student: Student, teacher: Teacher, calls: Sequence[Feeds], 
         return []
     first = list(calls[:1])
     mine, other = student.shown(first, names), teacher.shown(first, names)
-    fit = [n for n in names if mine[n].shape == other[n].shape and mine[n].ndim > 1 and _spread(other[n]) > _FLAT]
+    fit = [n for n in names if mine[n].shape == other[n].shape and mine[n].ndim > 1 and variance(other[n]) > FLAT]
     places = np.linspace(0, len(fit) - 1, min(most, len(fit))).round().astype(int)
     return [fit[i] for i in sorted(set(places.tolist()))]

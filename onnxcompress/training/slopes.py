@@ -14,25 +14,28 @@ from onnxcompress.training.batches import shapes_of
 from onnxcompress.training.gradients import Arrays, GradientGraph, Slope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
     from onnxcompress.data.dataset import Feeds
+    from onnxcompress.graph.model import Model
     from onnxcompress.training.batches import Shapes
-    from onnxcompress.training.objective import Objective
+    from onnxcompress.training.losses import Loss
 
 _KEPT = 8  # graphs
 
 
 class Slopes:
-    """Gradients of an objective for weights of these names.
+    """Gradients of the sum of losses on a model for weights of these names.
 
     ``kinds``: how many kinds of shapes will come.
     """
 
-    def __init__(self, objective: Objective, names: list[str], kinds: int, threads: int | None = None) -> None:
-        self._objective, self._names, self._threads = objective, names, threads
+    def __init__(
+        self, model: Model, losses: Sequence[Loss], names: list[str], kinds: int, threads: int | None = None
+    ) -> None:
+        self._model, self._losses, self._names, self._threads = model, losses, names, threads
         self._bound: OrderedDict[Shapes, GradientGraph] = OrderedDict()
         self._open: GradientGraph | None = None
         self._may_be_open = kinds > 2
@@ -59,6 +62,5 @@ class Slopes:
         return graph.run(weights, feeds, targets)
 
     def _graph(self, shapes: Shapes | None) -> GradientGraph:
-        objective = self._objective
         bound = None if shapes is None else dict(shapes)
-        return GradientGraph(objective.model, objective.losses, self._names, self._threads, bound)
+        return GradientGraph(self._model, self._losses, self._names, self._threads, bound)

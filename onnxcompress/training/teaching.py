@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from onnxcompress.graph import writer
 from onnxcompress.stats import cache
 from onnxcompress.training.checkpoints import Checkpoints
 from onnxcompress.training.fit import Fitted, Training
-from onnxcompress.training.gradients import required
+from onnxcompress.training.gradients import blamed, required
 from onnxcompress.training.objective import Asked, common_features, objective, refuse_unknown
 from onnxcompress.training.student import Student
 from onnxcompress.training.teacher import Teacher, stackable
@@ -92,7 +91,7 @@ def taught(lesson: Lesson, progress: Progress, checkpoints: Checkpoints | None =
             found, per_epoch = _trained(lesson, student, calls, labels, progress, kept)
             break
         except ModelError as error:  # where one operator is to blame, the others may still learn
-            less = student.without(_blamed(error.message), "it has no gradient")
+            less = student.without(blamed(error.message), "it has no gradient")
             if less is None:
                 raise
             student = less
@@ -121,16 +120,6 @@ def _trained(
         threads=lesson.threads, progress=progress, checkpoints=checkpoints,
     )  # fmt: skip
     return training.run(), training.per_epoch
-
-
-def _blamed(message: str) -> str:
-    """The operator that has no gradient in its weight; nothing where it has none at all.
-
-    >>> _blamed("the model has no gradient: ConvTranspose is not differentiated with respect to its weight")
-    'ConvTranspose'
-    """
-    found = re.search(r"(\w+) is not differentiated with respect to its weight", message)
-    return found[1] if found else ""
 
 
 def _told(student: Student) -> str:
