@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from onnxcompress.cli.examples import EXAMPLES
 
 _REST = "Options"
+_WIDEST = 76  # columns of an option and its choices, which are indented by two
 _SEVERAL = re.compile(r"(?:\.\.\.)? <list\[\w+\]>")  # how Typer shows the type of an argument that may be repeated
 
 
@@ -24,6 +25,7 @@ class Command(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is None:
                 continue
+            record = (_broken(record[0]), record[1])
             if parameter.param_type_name == "argument":
                 groups["Arguments"].append((_SEVERAL.sub("...", record[0]), record[1]))
             elif parameter.name == "help":
@@ -39,6 +41,21 @@ class Command(TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples."""
         _examples(ctx, formatter)
+
+
+def _broken(term: str) -> str:
+    """An option whose choices go on in a second line where one is not enough.
+
+    >>> _broken("--pattern <text>")
+    '--pattern <text>'
+    >>> print(_broken("--of <" + "|".join(["choice"] * 11) + ">"))
+    --of <choice|choice|choice|choice|choice|choice|choice|choice|choice|choice|
+            choice>
+    """
+    if len(term) <= _WIDEST:
+        return term
+    cut = 1 + term.rfind("|", 0, _WIDEST)
+    return f"{term[:cut]}\n{'':8}{term[cut:]}" if cut else term
 
 
 class Group(TyperGroup):

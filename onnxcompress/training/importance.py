@@ -23,7 +23,7 @@ from onnxcompress.progress import Progress, Silent
 from onnxcompress.training.batches import shapes_of
 from onnxcompress.training.folding import copied, folded
 from onnxcompress.training.gradients import blamed, required, trainable
-from onnxcompress.training.likelihood import likelihood
+from onnxcompress.training.likelihood import judged, likelihood
 from onnxcompress.training.slopes import Slopes
 from onnxcompress.training.teacher import Teacher
 
@@ -131,7 +131,7 @@ class _Calls:
 
     def means(self, names: list[str]) -> Arrays:
         """The means over all calls and draws, of weights that the likelihood depends on."""
-        own = Teacher(self.model, threads=self.threads)
+        own = Teacher(self.model, judged(self.model.proto.graph), self.threads)
         target = likelihood(self.model, names, [own.run(f) for f in self.data.take(_SHOWN)])
         names = target.reaching(names)
         kinds = {shapes_of(f) for f in self.data}
