@@ -197,6 +197,23 @@ def test_values_of_constant_nodes_have_gradients(tmp_path: Path) -> None:
 
 
 @needs_onnx_ad
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_tables_that_were_not_looked_up_may_be_on_other_inputs(tmp_path: Path, kind: str) -> None:
+    text = "m (int64[n] i) => (float[n, 40] y) { e = Gather(table, i) y = MatMul(e, w) }"
+    path = write(proto(text, {"table": normal(200, 16), "w": normal(16, 40, seed=1)}), tmp_path)
+    (tmp_path / "calls").mkdir()
+    for i in range(8):
+        np.savez(tmp_path / "calls" / f"{i}.npz", i=np.random.default_rng(i).integers(0, 50, 32))
+    prune(
+        path, tmp_path / "made.onnx", importance=kind, sparsity=0.5, allocation="uniform", form="dense",
+        data=tmp_path / "calls", verify=False,
+    )  # fmt: skip
+    (table,) = (t for t in onnx.load(tmp_path / "made.onnx").graph.initializer if t.name == "table")
+    left = onnx.numpy_helper.to_array(table) != 0
+    assert left[:50].mean() > left[50:].mean() > 0.1
+
+
+@needs_onnx_ad
 def test_the_seed_decides(wide: Path, tmp_path: Path) -> None:
     def made(seed: int) -> bytes:
         target = tmp_path / f"made{seed}.onnx"

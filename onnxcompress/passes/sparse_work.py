@@ -108,13 +108,15 @@ class Work:
             raise not_finite(weight)
         matrix = rows.matrix(values) if rows is not None else values.reshape(self.shape(weight))
         often = self.often.get(weight.name) if rows is not None and rows.own == 1 else None
-        return Target(matrix, None if known is None else known[1], often, self._sensitivity(weight, rows))
+        return Target(matrix, None if known is None else known[1], often, self._sensitivity(weight, rows, often))
 
-    def _sensitivity(self, weight: Weight, rows: Rows | None) -> Sensitivity | None:
+    def _sensitivity(self, weight: Weight, rows: Rows | None, often: Array | None) -> Sensitivity | None:
         mean = self.felt.get(weight.name) if weight.scope is self.scopes.main else None
         if mean is None:
             return None
         matrix = rows.matrix(mean) if rows is not None else mean.reshape(self.shape(weight))
+        if often is not None:  # a row that these calls do not look up will be on others: that of the average lookup
+            matrix = np.asarray(often[:, None] * (matrix.sum(axis=0) / often.sum()), np.float32)
         return Sensitivity(cast("Kind", self.importance), matrix)
 
     def zeros(self, weight: Weight) -> int:
