@@ -147,8 +147,6 @@ def test_from_the_shell(tmp_path: Path) -> None:
     assert (tmp_path / "soup.onnx").exists()
     assert cli("merge", SAMPLE, "twin.onnx", "-o", "soup.onnx", cwd=tmp_path).returncode == 2  # it exists
     for words, code in (
-        ((SAMPLE,), 2),
-        ((SAMPLE, "none.onnx"), 2),
         ((SAMPLE, "twin.onnx", "--coefficients", "1,2,3"), 2),
         ((SAMPLE, "twin.onnx", "--search"), 2),
         ((SAMPLE, SAMPLE.with_name("language-id.onnx")), 3),
