@@ -69,16 +69,15 @@ class Watch:
         """Cores that other processes use, of those that this one may use; None where that is not known.
 
         Args:
-            wait: spend up to a quarter of a second where the last look is not long enough ago, or too long, rather
-                than go by what it showed.
+            wait: spend up to a quarter of a second where nothing is known yet, or for too long.
         """
         if self._last is None:
             return None
         since = time.perf_counter() - self._last.at
         if since > _STALE_S:
-            self._last, since = usage(), 0
+            self._last, self._taken, since = usage(), None, 0
         if since < _WINDOW_S:
-            if not wait:
+            if self._taken is not None or not wait:  # what was seen less than a quarter of a second ago still holds
                 return self._taken
             time.sleep(_WINDOW_S - since)
         before, self._last = self._last, usage()
