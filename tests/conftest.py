@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,3 +32,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Statistics that tests remember do not mix with those of whoever runs them."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["ONNXCOMPRESS_TIMING_SECONDS"] = "0.2"  # how long latency is measured matters to few tests
+
+
+@pytest.fixture
+def without_onnx_ad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra `train` is not installed."""
+    usual = builtins.__import__
+
+    def lacking(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "onnx_ad":
+            raise ImportError(name)
+        return usual(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", lacking)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -164,15 +163,8 @@ def test_a_temperature_of_zero_is_refused() -> None:
     check_words(caught.value)
 
 
-def test_without_onnx_ad_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = builtins.__import__
-
-    def lacking(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "onnx_ad":
-            raise ImportError(name)
-        return usual(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", lacking)
+@pytest.mark.usefixtures("without_onnx_ad")
+def test_without_onnx_ad_it_is_said_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="onnx-ad") as caught:
         GradientGraph(linear(tmp_path), [Loss("mse", "y")])
     assert caught.value.exit_code == 2

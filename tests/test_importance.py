@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,17 +266,8 @@ def test_a_model_without_gradients_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "made.onnx").exists()
 
 
-def test_without_onnx_ad_it_is_said_what_to_install(
-    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = builtins.__import__
-
-    def lacking(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "onnx_ad":
-            raise ImportError(name)
-        return usual(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", lacking)
+@pytest.mark.usefixtures("without_onnx_ad")
+def test_without_onnx_ad_it_is_said_what_to_install(wide: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="onnx-ad") as caught:
         prune(wide, tmp_path / "made.onnx", importance="taylor", data=tmp_path / "data")
     assert "pip install 'onnxcompress[train]'" in caught.value.hint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import json
 import os
@@ -183,17 +182,8 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, case: str, capsys: pytes
     assert not (tmp_path / "made.onnx").exists()
 
 
-def test_without_the_extra_it_is_said_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    usual = builtins.__import__
-
-    def lacking(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "onnx_ad":
-            raise ImportError(name)
-        return usual(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", lacking)
+@pytest.mark.usefixtures("without_onnx_ad")
+def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = str(tmp_path / "made.onnx")
     assert app.run(["prune", DIGITS, "--sparsity", "0.5", *SHORT, "--no-verify", "-o", made]) == 2
     assert "pip install 'onnxcompress[train]'" in capsys.readouterr().err

@@ -81,10 +81,10 @@ def _refuse(models: Sequence[Model]) -> None:
         )
     if any(model.proto.functions for model in models):
         raise ModelError("a model has functions of its own", "Simplify the models first, which writes them out.")
-    domains = {(o.domain or ""): set() for model in models for o in model.proto.opset_import}  # type: dict[str, set[int]]
+    domains: dict[str, set[int]] = {}
     for model in models:
         for entry in model.proto.opset_import:
-            domains[entry.domain or ""].add(entry.version)
+            domains.setdefault(entry.domain or "", set()).add(entry.version)
     if mixed := sorted(name for name, found in domains.items() if name and len(found) > 1):
         raise ModelError(f"the models use {mixed[0]} in different versions", "Export them alike.")
     if sum(model.nbytes(t) for model in models for t in model.tensors()) > _MOST_BYTES:
